@@ -1,0 +1,165 @@
+/**
+ * Keeps what is in memory in step with the database: a change bumps its topic's version in the same transaction, then
+ * tells the bus. A message is only a hint that saves time; the versions are read every fraction of a second, so a lost
+ * message costs less than a second. The full reload catches edits made behind our back.
+ */
+import type { Clock } from '../lib/clock.ts'
+import type { Log } from '../lib/log.ts'
+import type { State } from './state.ts'
+
+export interface Topics {
+  /** Calls `reload` after each change of the topic, never twice at once. @returns a function that ends this */
+  watch(topic: string, reload: () => Promise<void>): () => void
+  /** As `watch`, with a handle that can reload at once. */
+  track(topic: string, reload: () => Promise<void>): Tracked
+  /** Call after the commit of a change: tells the others, and resolves when this process has reloaded (or failed to, logged). */
+  changed(topic: string): Promise<void>
+  start(): void
+  /** Ends the loops; resolves when a running reload is done. */
+  stop(): Promise<void>
+}
+
+export interface Tracked {
+  /** Reloads now; what was committed before this call is in. Rejects if the reload fails. */
+  refresh(): Promise<void>
+  close(): void
+}
+
+type Versions = ReadonlyMap<string, number>
+
+/** The bus topic that carries names of changed topics: `<sender> <topic>`. */
+const CHANNEL = 'topics'
+
+export function createTopics(deps: {
+  readonly state: State
+  /** Version per topic; a topic that never changed may be absent. One cheap query. */
+  readonly readVersions: () => Promise<Versions>
+  readonly everyMs?: number
+  readonly fullReloadMs: number
+  readonly log: Log
+  readonly clock: Clock
+}): Topics {
+  const { state, readVersions, everyMs = 400, fullReloadMs, log, clock } = deps
+  const sender = crypto.randomUUID()
+  const watchers = new Set<Watcher>()
+  const unsubscribe = state.subscribe(CHANNEL, (message) => {
+    const [from, topic] = splitMessage(message)
+    if (from !== sender) void refreshTopic(topic)
+  })
+  let timer: ReturnType<typeof setTimeout> | undefined
+  let polling: Promise<void> = Promise.resolve()
+  let isStopped = false
+  let isFailing = false
+  let fullAtMs = 0
+
+  const refreshTopic = async (topic: string): Promise<void> => {
+    const due = [...watchers].filter((watcher) => watcher.topic === topic)
+    await Promise.all(due.map((watcher) => refreshLogged(watcher)))
+  }
+  const refreshLogged = async (watcher: Watcher): Promise<void> => {
+    try {
+      await watcher.refresh()
+    } catch (error) {
+      log.warn('a reload failed; the last good state stays', { topic: watcher.topic, error })
+    }
+  }
+
+  const poll = async (): Promise<void> => {
+    let versions: Versions
+    try {
+      versions = await readVersions()
+    } catch (error) {
+      // Said once per outage: the database's own log lines tell the rest.
+      if (!isFailing) log.warn('the versions of topics cannot be read', { error })
+      isFailing = true
+      return
+    }
+    if (isFailing) log.info('the versions of topics can be read again')
+    isFailing = false
+    const isFull = clock.monotonic() >= fullAtMs
+    if (isFull) fullAtMs = nextFullAt()
+    const due = [...watchers].filter((watcher) => isFull || watcher.isBehind(versions))
+    await Promise.all(due.map((watcher) => refreshLogged(watcher)))
+  }
+  // Up to a tenth sooner, so that nodes started together do not all reload at the same moment.
+  const nextFullAt = (): number => clock.monotonic() + fullReloadMs * (0.9 + 0.1 * Math.random())
+  const schedule = (): void => {
+    if (isStopped) return
+    timer = setTimeout(() => {
+      polling = poll().finally(schedule)
+    }, everyMs)
+  }
+
+  const track = (topic: string, reload: () => Promise<void>): Tracked => {
+    const watcher = createWatcher(topic, reload, readVersions)
+    watchers.add(watcher)
+    return { refresh: watcher.refresh, close: () => void watchers.delete(watcher) }
+  }
+
+  return {
+    track,
+    watch: (topic, reload) => track(topic, reload).close,
+    async changed(topic) {
+      await Promise.all([state.publish(CHANNEL, `${sender} ${topic}`), refreshTopic(topic)])
+    },
+    start() {
+      fullAtMs = nextFullAt()
+      schedule()
+    },
+    async stop() {
+      isStopped = true
+      clearTimeout(timer)
+      unsubscribe()
+      await polling
+      await Promise.all([...watchers].map((watcher) => watcher.idle()))
+    },
+  }
+}
+
+interface Watcher extends Pick<Tracked, 'refresh'> {
+  readonly topic: string
+  isBehind(versions: Versions): boolean
+  idle(): Promise<void>
+}
+
+/** One reload at a time; calls during a reload share the next one, which starts after them and so sees what they saw. */
+function createWatcher(topic: string, reload: () => Promise<void>, readVersions: () => Promise<Versions>): Watcher {
+  let seen: number | undefined
+  let running: Promise<void> | undefined
+  let next: Promise<void> | undefined
+
+  const once = async (): Promise<void> => {
+    // Read before the reload: a change between the two is loaded, and looked at once more.
+    const versions = await readVersions().catch(() => undefined)
+    await reload()
+    if (versions) seen = versions.get(topic) ?? 0
+  }
+  const begin = (): Promise<void> => {
+    running = once().finally(() => {
+      running = undefined
+    })
+    return running
+  }
+  return {
+    topic,
+    isBehind: (versions) => (versions.get(topic) ?? 0) !== seen,
+    refresh() {
+      if (!running) return begin()
+      next ??= running
+        .catch(() => undefined)
+        .then(() => {
+          next = undefined
+          return begin()
+        })
+      return next
+    },
+    async idle() {
+      while (running || next) await (next ?? running)?.catch(() => undefined)
+    },
+  }
+}
+
+function splitMessage(message: string): readonly [sender: string, topic: string] {
+  const space = message.indexOf(' ')
+  return [message.slice(0, space), message.slice(space + 1)]
+}
