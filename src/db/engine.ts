@@ -1,0 +1,82 @@
+/** What an engine must offer for `createDb` to make a `Db` of it. The only place where a statement is SQL text. */
+import type { MySqlColumn, MySqlTable } from 'drizzle-orm/mysql-core'
+import type { MySqlRemoteDatabase } from 'drizzle-orm/mysql-proxy'
+
+export interface Result {
+  /** rows of values in the order of the selected columns; empty for a write */
+  readonly rows: unknown[][]
+  /** rows matched (update), removed or inserted */
+  readonly affectedRows: number
+  readonly insertId: number
+}
+
+/** `schema`: DDL without parameters, which may take as long as it needs. */
+export type StatementKind = 'read' | 'write' | 'schema'
+
+export interface Executor {
+  /** @throws DbError */
+  run(sql: string, params: readonly unknown[], kind: StatementKind): Promise<Result>
+}
+
+/** Drizzle's builders, typed as MySQL's. */
+export type Builders = MySqlRemoteDatabase<Record<string, never>>
+
+export interface Dialect {
+  readonly engine: 'sqlite' | 'mysql'
+  builders(executor: Executor): Builders
+  /** Database time, ms. */
+  now(executor: Executor): Promise<number>
+  lock<Q>(query: Q): Q
+  /** Rows as they are to be inserted: an engine may have to give them their ids. */
+  rows(table: MySqlTable, rows: readonly Record<string, unknown>[]): readonly Record<string, unknown>[]
+  upsert(
+    builders: Builders,
+    table: MySqlTable,
+    row: Record<string, unknown>,
+    key: readonly MySqlColumn[],
+    set: Record<string, unknown>,
+  ): PromiseLike<unknown>
+  /** @returns rows inserted; rows that a unique key refuses are left out, everything else is an error */
+  insertIgnore(builders: Builders, table: MySqlTable, rows: readonly Record<string, unknown>[]): Promise<number>
+}
+
+export interface Engine {
+  readonly dialect: Dialect
+  /** Runs each statement by itself. */
+  readonly executor: Executor
+  /** @throws what `work` threw, or DbError; past the deadline the transaction is over, whatever `work` still does */
+  transaction<T>(work: (executor: Executor) => Promise<T>, deadlineMs: number): Promise<T>
+  close(): Promise<void>
+}
+
+/** What a write gives back through either dialect of Drizzle: MySQL's hands on the rows, SQLite's the whole answer. */
+interface Header {
+  readonly affectedRows: number
+  readonly insertId: number
+}
+
+/** Wraps a result so that both proxy drivers of Drizzle pass the header of a write through untouched. */
+export const proxyAnswer = (result: Result, kind: StatementKind): { rows: unknown[] } => ({
+  rows:
+    kind === 'read' ? result.rows : [{ affectedRows: result.affectedRows, insertId: result.insertId } satisfies Header],
+})
+
+/** @param answered what awaiting an insert, update or delete gave */
+export function headerOf(answered: unknown): Header {
+  const rows = Array.isArray(answered) ? answered : (answered as { rows?: unknown[] } | undefined)?.rows
+  const header = rows?.[0] as Partial<Header> | undefined
+  if (typeof header?.affectedRows !== 'number') throw new TypeError('not the answer of an insert, update or delete')
+  return { affectedRows: header.affectedRows, insertId: header.insertId ?? 0 }
+}
+
+/**
+ * Drizzle wraps every failure into an error that carries the statement's parameters, secrets among them. Ours pass as they are.
+ * @param session a session of either proxy driver, changed in place: the method is internal to Drizzle and has no type
+ */
+export function passErrors<S extends object>(session: S): S {
+  const open = session as unknown as { prepareQuery: (...args: unknown[]) => object }
+  const prepare = open.prepareQuery.bind(session)
+  const queryWithCache = (_sql: string, _params: unknown[], run: () => Promise<unknown>) => run()
+  open.prepareQuery = (...args) => Object.assign(prepare(...args), { queryWithCache })
+  return session
+}

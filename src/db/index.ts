@@ -1,0 +1,143 @@
+/** Opens the database, whichever engine the address names, and lists what others may use of this folder. */
+import { eq, sql } from 'drizzle-orm'
+import type { Log } from '../lib/log.ts'
+import { utcDateTime, zonedDateTime } from './datetime.ts'
+import { createDb, type Db } from './db.ts'
+import { type MysqlDsn, parseDsn, parseSqlitePath } from './dsn.ts'
+import { DbError } from './error.ts'
+import { createMysqlKit, createSqliteKit } from './kit.ts'
+import { openMysql } from './mysql.ts'
+import { openWire, type WireOptions } from './mysql-wire.ts'
+import { openSqlite } from './sqlite.ts'
+import { defineTables, LOG_TABLES, type TableName, type Tables } from './tables/index.ts'
+
+export type { Db, InsertInto, InsertQuery } from './db.ts'
+export { type Dsn, type MysqlDsn, maskDsn, parseDsn, parseSqlitePath } from './dsn.ts'
+export { DbError, type DbErrorKind } from './error.ts'
+export { createLeaseRow, type LeaseRow } from './lease.ts'
+export type { Index } from './schema.ts'
+export {
+  buildIndexes,
+  findMissing,
+  pendingIndexes,
+  readClusterId,
+  type SyncOptions,
+  syncSchema,
+  waitForSchema,
+} from './sync-schema.ts'
+export type { TableName, Tables } from './tables/index.ts'
+
+export interface DbPool {
+  /** most connections that may lie idle; 100 */
+  readonly maxIdle?: number
+  /** most connections at all; 1,000 */
+  readonly maxOpen?: number
+  /** 60,000; 0 = for ever */
+  readonly maxLifetimeMs?: number
+  /** statements that take longer are logged; 200; 0 = none */
+  readonly slowMs?: number
+}
+
+export interface OpenDbOptions {
+  /** Go form or URL form; empty, absent or `local…`: SQLite */
+  readonly dsn?: string
+  /** `one-api.db` if absent; may carry `?_busy_timeout=<ms>` */
+  readonly sqlitePath?: string
+  readonly pool?: DbPool
+  readonly log: Log
+  /** a log database: only the tables that belong there are synced */
+  readonly only?: 'logs'
+}
+
+const SQLITE_PATH = 'one-api.db'
+const BUSY_TIMEOUT_MS = 5_000
+const CONNECT_TIMEOUT_MS = 10_000
+const STATEMENT_DEADLINE_MS = 30_000
+
+/**
+ * Opens, and asks the server once so that a wrong address or password shows at once. Does not sync the schema.
+ * @throws DbError `unavailable` when the database cannot be reached (now), `other` for an address that is wrong
+ */
+export async function openDb(options: OpenDbOptions): Promise<Db> {
+  const dsn = parseDsn(options.dsn ?? '')
+  if (dsn.kind === 'problem') throw new DbError('other', dsn.problem)
+  const names = options.only === 'logs' ? LOG_TABLES : undefined
+  if (dsn.kind === 'sqlite') {
+    const { path, busyTimeoutMs = BUSY_TIMEOUT_MS } = parseSqlitePath(options.sqlitePath || SQLITE_PATH)
+    const tables = defineTables(createSqliteKit())
+    return createDb(openSqlite({ path, busyTimeoutMs }), tables, names ?? namesOf(tables))
+  }
+  for (const warning of dsn.warnings) options.log.warn(warning)
+  const { maxIdle = 100, maxOpen = 1_000, maxLifetimeMs = 60_000, slowMs = 200 } = options.pool ?? {}
+  const tables = defineTables(createMysqlKit(dsn.zone === undefined ? utcDateTime : zonedDateTime(dsn.zone)))
+  const engine = openMysql({
+    wire: await chooseTls(dsn),
+    pool: { maxIdle, maxOpen, maxLifetimeMs },
+    statementDeadlineMs: dsn.readTimeoutMs ?? STATEMENT_DEADLINE_MS,
+    slowMs,
+    log: options.log,
+  })
+  const db = createDb(engine, tables, names ?? namesOf(tables))
+  try {
+    await db.now()
+  } catch (error) {
+    await db.close()
+    throw error
+  }
+  return db
+}
+
+const namesOf = (tables: Tables): readonly TableName[] => Object.keys(tables) as TableName[]
+
+/** `preferred` is settled once, when the database is opened: encrypted if the server can. */
+async function chooseTls(dsn: MysqlDsn): Promise<WireOptions> {
+  const { host, port, socketPath, user, password, database, collation, isCompressed } = dsn
+  const plain: WireOptions = {
+    host,
+    port,
+    user,
+    password,
+    database,
+    isCompressed,
+    connectTimeoutMs: dsn.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
+    ...(socketPath === undefined ? {} : { socketPath }),
+    ...(collation === undefined ? {} : { collation }),
+  }
+  if (dsn.tls === 'off') return plain
+  const encrypted = { ...plain, ssl: { rejectUnauthorized: dsn.tls === 'verify' } }
+  if (dsn.tls !== 'preferred') return encrypted
+  try {
+    const wire = await openWire(encrypted, () => {})
+    wire.close()
+    return encrypted
+  } catch (error) {
+    if ((error as { code?: unknown }).code === 'HANDSHAKE_NO_SSL_SUPPORT') return plain
+    return encrypted
+  }
+}
+
+/**
+ * Raises the version of a topic, in the transaction that changed what the topic is about. Nodes that miss the message of
+ * the bus find it by reading the versions.
+ */
+export async function bumpTopic(tx: Db, topic: string): Promise<void> {
+  const { topicVersions } = tx.tables
+  const raised = await tx.changes(
+    tx
+      .update(topicVersions)
+      .set({ version: sql`${topicVersions.version} + 1` })
+      .where(eq(topicVersions.topic, topic)),
+  )
+  if (raised > 0) return
+  await tx.upsert(
+    topicVersions,
+    { topic, version: 1 },
+    { key: [topicVersions.topic], set: { version: sql`${topicVersions.version} + 1` } },
+  )
+}
+
+/** @returns topic → version; a topic nobody changed yet is absent */
+export async function readTopicVersions(db: Db): Promise<ReadonlyMap<string, number>> {
+  const rows = await db.select().from(db.tables.topicVersions)
+  return new Map(rows.map(({ topic, version }) => [topic, version]))
+}

@@ -1,0 +1,237 @@
+/**
+ * SQLite: one file, one reader and one writer connection. A transaction holds the writer under a mutex from
+ * `begin immediate` to its end; reads outside a transaction use the reader and see what is committed.
+ */
+import { Database, type SQLQueryBindings, type Statement } from 'bun:sqlite'
+import { getTableName } from 'drizzle-orm'
+import { SQLiteAsyncDialect, type SQLiteColumn, type SQLiteTable } from 'drizzle-orm/sqlite-core'
+import { SQLiteRemoteSession, SqliteRemoteDatabase } from 'drizzle-orm/sqlite-proxy'
+import { createMutex } from '../lib/mutex.ts'
+import {
+  type Builders,
+  type Dialect,
+  type Engine,
+  type Executor,
+  headerOf,
+  passErrors,
+  proxyAnswer,
+  type Result,
+  type StatementKind,
+} from './engine.ts'
+import { DbError, messageOf } from './error.ts'
+import { asMysql } from './kit.ts'
+import { createIdGiver } from './sqlite-ids.ts'
+
+export interface SqliteOptions {
+  readonly path: string
+  /** How long a statement waits for another process's lock, ms. The wait stops the whole process. */
+  readonly busyTimeoutMs: number
+}
+
+/** Statements kept prepared per connection, and the longest text worth keeping. */
+const KEPT_STATEMENTS = 200
+const KEPT_CHARS = 4_096
+
+export function openSqlite({ path, busyTimeoutMs }: SqliteOptions): Engine {
+  const writer = openConnection(path, busyTimeoutMs, false)
+  const reader = openConnection(path, busyTimeoutMs, true)
+  const mutex = createMutex()
+
+  return {
+    dialect: sqliteDialect((table) => {
+      const found = writer.run("select sql from sqlite_master where type = 'table' and name = ?", [table], 'read')
+      return found.rows[0]?.[0]
+    }),
+    executor: {
+      async run(sql, params, kind) {
+        if (kind === 'read') return reader.run(sql, params, kind)
+        return mutex.run(async () => writer.run(sql, params, kind))
+      },
+    },
+    transaction: (work, deadlineMs) => mutex.run(() => runTransaction(writer, work, deadlineMs)),
+    async close() {
+      // What runs still ends first; the writer goes last, as its close folds the write-ahead log into the file.
+      await mutex.run(async () => {
+        reader.close()
+        writer.close()
+      })
+    },
+  }
+}
+
+async function runTransaction<T>(
+  writer: Connection,
+  work: (executor: Executor) => Promise<T>,
+  deadlineMs: number,
+): Promise<T> {
+  writer.run('begin immediate', [], 'write')
+  let ended: DbError | undefined
+  const expired = Promise.withResolvers<never>()
+  const timer = setTimeout(() => {
+    ended = new DbError('unavailable', `the transaction took longer than ${deadlineMs} ms`)
+    expired.reject(ended)
+  }, deadlineMs)
+  const executor: Executor = {
+    async run(sql, params, kind) {
+      if (ended) throw ended
+      return writer.run(sql, params, kind)
+    },
+  }
+  try {
+    const result = await Promise.race([work(executor), expired.promise])
+    commit(writer)
+    return result
+  } catch (error) {
+    // Some failures (a full disk) have rolled back already.
+    if (writer.inTransaction()) writer.run('rollback', [], 'write')
+    throw error
+  } finally {
+    clearTimeout(timer)
+    ended ??= new DbError('other', 'the transaction has ended')
+  }
+}
+
+function commit(writer: Connection): void {
+  try {
+    writer.run('commit', [], 'write')
+  } catch (error) {
+    // A disk that failed in the middle of a commit may or may not have it.
+    if (codeOf(error instanceof DbError ? error.cause : error).startsWith('SQLITE_IOERR'))
+      throw new DbError('unknown-outcome', 'the disk failed while committing', error)
+    throw error
+  }
+}
+
+interface Connection {
+  run(sql: string, params: readonly unknown[], kind: StatementKind): Result
+  inTransaction(): boolean
+  close(): void
+}
+
+function openConnection(path: string, busyTimeoutMs: number, isReader: boolean): Connection {
+  let database: Database
+  try {
+    database = new Database(path, { create: true, readwrite: true })
+    database.run(`pragma busy_timeout = ${Math.trunc(busyTimeoutMs)}`)
+    if (isReader) database.run('pragma query_only = 1')
+    else {
+      database.run('pragma journal_mode = wal')
+      database.run('pragma synchronous = normal')
+    }
+  } catch (error) {
+    throw new DbError('unavailable', `cannot open the SQLite file ${path}: ${messageOf(error)}`, error)
+  }
+  const kept = new Map<string, Statement>()
+
+  const statementFor = (sql: string): { statement: Statement; isKept: boolean } => {
+    const known = kept.get(sql)
+    if (known) {
+      kept.delete(sql)
+      kept.set(sql, known)
+      return { statement: known, isKept: true }
+    }
+    const statement = database.prepare(sql)
+    if (sql.length > KEPT_CHARS) return { statement, isKept: false }
+    kept.set(sql, statement)
+    const oldest = kept.entries().next().value
+    if (kept.size > KEPT_STATEMENTS && oldest) {
+      kept.delete(oldest[0])
+      oldest[1].finalize()
+    }
+    return { statement, isKept: true }
+  }
+
+  return {
+    run(sql, params, kind) {
+      try {
+        const { statement, isKept } = statementFor(sql)
+        try {
+          const bindings = params.map(bindable)
+          if (kind === 'read') return { rows: statement.values(...bindings), affectedRows: 0, insertId: 0 }
+          const done = statement.run(...bindings)
+          return { rows: [], affectedRows: done.changes, insertId: Number(done.lastInsertRowid) }
+        } finally {
+          if (!isKept) statement.finalize()
+        }
+      } catch (error) {
+        throw asDbError(error)
+      }
+    },
+    inTransaction: () => database.inTransaction,
+    close() {
+      for (const statement of kept.values()) statement.finalize()
+      kept.clear()
+      database.close()
+    },
+  }
+}
+
+function bindable(value: unknown): SQLQueryBindings {
+  if (typeof value === 'boolean') return value ? 1 : 0
+  if (value === undefined) return null
+  return value as SQLQueryBindings
+}
+
+const codeOf = (error: unknown): string => {
+  const code = (error as { code?: unknown } | undefined)?.code
+  return typeof code === 'string' ? code : ''
+}
+
+/** @source https://www.sqlite.org/rescode.html */
+function asDbError(error: unknown): DbError {
+  const code = codeOf(error)
+  const text = messageOf(error)
+  if (
+    code === 'SQLITE_CONSTRAINT_UNIQUE' ||
+    code === 'SQLITE_CONSTRAINT_PRIMARYKEY' ||
+    code === 'SQLITE_CONSTRAINT_ROWID'
+  )
+    return new DbError('duplicate', text, error)
+  if (code.startsWith('SQLITE_CONSTRAINT') || code === 'SQLITE_MISMATCH' || code === 'SQLITE_TOOBIG')
+    return new DbError('content', text, error)
+  if (/^SQLITE_(BUSY|LOCKED|IOERR|FULL|READONLY|CANTOPEN|NOMEM|PROTOCOL)/.test(code))
+    return new DbError('unavailable', text, error)
+  return new DbError('other', text, error)
+}
+
+/** @param ddlOf gives the DDL of a table as SQLite keeps it */
+const sqliteDialect = (ddlOf: (table: string) => unknown): Dialect => {
+  const giveIds = createIdGiver(ddlOf)
+  return {
+    engine: 'sqlite',
+    builders(executor) {
+      const dialect = new SQLiteAsyncDialect()
+      const session = new SQLiteRemoteSession(
+        async (sql, params, method) => {
+          const kind = method === 'run' ? 'write' : 'read'
+          return proxyAnswer(await executor.run(sql, params, kind), kind)
+        },
+        dialect,
+        undefined,
+        undefined,
+        {},
+      )
+      return asMysql<Builders>(new SqliteRemoteDatabase('async', dialect, passErrors(session), undefined))
+    },
+    /** The one process that has the file agrees with itself. */
+    now: async () => Date.now(),
+    lock: (query) => query,
+    rows: (table, rows) => giveIds(getTableName(table), rows),
+    upsert: (builders, table, row, key, set) =>
+      asSqlite(builders)
+        .insert(table as unknown as SQLiteTable)
+        .values(row)
+        .onConflictDoUpdate({ target: key as unknown as SQLiteColumn[], set }),
+    insertIgnore: async (builders, table, rows) =>
+      headerOf(
+        await asSqlite(builders)
+          .insert(table as unknown as SQLiteTable)
+          .values([...rows])
+          .onConflictDoNothing(),
+      ).affectedRows,
+  }
+}
+
+/** Undoes `asMysql`: the builders of this file are SQLite's. */
+const asSqlite = (builders: Builders): SqliteRemoteDatabase<Record<string, never>> =>
+  builders as unknown as SqliteRemoteDatabase<Record<string, never>>

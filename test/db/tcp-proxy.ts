@@ -1,0 +1,95 @@
+/** A TCP proxy in front of a database that misbehaves on demand: cuts, freezes, refuses, counts. */
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+
+export interface TcpProxy {
+  readonly port: number
+  /** connections accepted so far */
+  accepted(): number
+  /** connections open now */
+  openNow(): number
+  /**
+   * What to do with the next bytes of a client that contain `text`:
+   * `cut-before` the server sees them, `cut-after` it has them but the client gets no answer, `freeze` they are kept.
+   */
+  onText(text: string, action: 'cut-before' | 'cut-after' | 'freeze'): void
+  /** Ends every connection. */
+  cutAll(): void
+  /** Keeps all bytes in both directions from now on. */
+  freeze(): void
+  thaw(): void
+  /** Stops listening and ends everything. */
+  close(): Promise<void>
+}
+
+export async function openTcpProxy(target: { readonly host: string; readonly port: number }): Promise<TcpProxy> {
+  const pairs = new Set<{ client: Socket; server: Socket }>()
+  let accepted = 0
+  let trap: { readonly text: string; readonly action: 'cut-before' | 'cut-after' | 'freeze' } | undefined
+  let isFrozen = false
+  let held: (() => void)[] = []
+
+  const pass = (to: Socket, bytes: Buffer): void => {
+    if (isFrozen) held.push(() => to.write(bytes))
+    else to.write(bytes)
+  }
+  const listener = createServer((client) => {
+    accepted++
+    const server = connect({ ...target, noDelay: true })
+    const pair = { client, server }
+    pairs.add(pair)
+    let isMute = false
+    const end = (): void => {
+      pairs.delete(pair)
+      client.destroy()
+      server.destroy()
+    }
+    client.on('data', (bytes) => {
+      if (!trap || !bytes.includes(trap.text)) return pass(server, bytes)
+      const { action } = trap
+      trap = undefined
+      if (action === 'cut-before') return end()
+      if (action === 'freeze') {
+        isFrozen = true
+        return pass(server, bytes)
+      }
+      isMute = true
+      // The server has answered: so it has done what it was told.
+      server.once('data', end)
+      server.write(bytes)
+    })
+    server.on('data', (bytes) => {
+      if (!isMute) pass(client, bytes)
+    })
+    for (const socket of [client, server]) socket.on('error', end).on('close', end)
+  })
+  await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve))
+
+  const cutAll = (): void => {
+    for (const { client, server } of [...pairs]) {
+      client.destroy()
+      server.destroy()
+    }
+  }
+  return {
+    port: (listener.address() as AddressInfo).port,
+    accepted: () => accepted,
+    openNow: () => pairs.size,
+    onText: (text, action) => {
+      trap = { text, action }
+    },
+    cutAll,
+    freeze: () => {
+      isFrozen = true
+    },
+    thaw: () => {
+      isFrozen = false
+      for (const send of held) send()
+      held = []
+    },
+    close: () =>
+      new Promise((resolve) => {
+        listener.close(() => resolve())
+        cutAll()
+      }),
+  }
+}
