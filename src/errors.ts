@@ -46,6 +46,13 @@ export const CATALOGUE = {
     'No channel for model {model} in group {group}',
     '分组 {group} 下模型 {model} 无可用渠道',
   ),
+  unknown_model: entry(
+    404,
+    'client',
+    false,
+    'The model {model} does not exist or may not be used',
+    '模型 {model} 不存在或不可用',
+  ),
   model_price_error: entry(
     400,
     'operator',
@@ -309,6 +316,13 @@ export const CATALOGUE = {
     false,
     'Channels of this type have no model list',
     '该类型渠道不支持获取模型列表',
+  ),
+  channel_list_failed: entry(
+    200,
+    'upstream',
+    false,
+    'The model list could not be fetched: {reason}',
+    '获取模型列表失败：{reason}',
   ),
   channel_not_tested: entry(200, 'client', false, 'Channels cannot be tested yet', '暂时无法测试渠道'),
   SECURITY_PROOF_REQUIRED: entry(403, 'client', false, 'Confirm with your password', '请输入密码确认'),

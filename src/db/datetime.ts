@@ -25,7 +25,7 @@ export const sqliteDateTime: DateTimeCodec = {
 /**
  * Wall-clock time of a zone, for databases whose operator set `loc` in the DSN.
  * @param zone IANA name, e.g. `Asia/Shanghai`
- * @returns a codec that reads the hour that happens twice in autumn as its first occurrence
+ * @returns a codec; an hour that happens twice in autumn is read as one of the two
  * @throws RangeError for an unknown zone
  */
 export function zonedDateTime(zone: string): DateTimeCodec {

@@ -2,8 +2,17 @@
 import { AsyncLocalStorage } from 'node:async_hooks'
 import { count, type SQL } from 'drizzle-orm'
 import type { MySqlInsertValue as InsertValue, MySqlColumn, MySqlTable } from 'drizzle-orm/mysql-core'
-import { type Builders, type Engine, type Executor, headerOf, type Result, type StatementKind } from './engine.ts'
+import {
+  answerOf,
+  type Builders,
+  type Engine,
+  type Executor,
+  headerOf,
+  type Result,
+  type StatementKind,
+} from './engine.ts'
 import { DbError } from './error.ts'
+import { insertText, planInsert } from './insert.ts'
 import type { TableName, Tables } from './tables/index.ts'
 
 /** An insert that may be awaited, or given to `changes`. */
@@ -90,8 +99,17 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
 
   const surface = (executor: Executor, transaction: Db['transaction']): EngineDb => {
     const builders = dialect.builders(executor)
-    const insertInto = (table: MySqlTable, rows: readonly Row[]): InsertQuery =>
-      builders.insert(table).values([...dialect.rows(table, rows)])
+    const insertInto = (table: MySqlTable, rows: readonly Row[]): InsertQuery => {
+      const given = dialect.rows(table, rows)
+      const plan = planInsert(table, given)
+      if (!plan) return builders.insert(table).values([...given])
+      const { sql, params } = insertText(plan, dialect.quote)
+      return {
+        // biome-ignore lint/suspicious/noThenProperty: it is awaited like Drizzle's queries, and runs when it is
+        then: (done, failed) => executor.run(sql, params, 'write').then(answerOf).then(done, failed),
+        toSQL: () => ({ sql, params: [...params] }),
+      }
+    }
     return {
       engine: dialect.engine,
       tables,
@@ -111,7 +129,13 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
       insertId: async (table, row) => headerOf(await insertInto(table, listOf(row))).insertId,
       insertIgnore: async (table, rows) => {
         const list = listOf(rows)
-        return list.length === 0 ? 0 : dialect.insertIgnore(builders, table, dialect.rows(table, list))
+        if (list.length === 0) return 0
+        return dialect.insertIgnore(
+          builders,
+          table,
+          dialect.rows(table, list),
+          async (some) => headerOf(await insertInto(table, some)).affectedRows,
+        )
       },
       upsert: async (table, row, { key, set }) => {
         await dialect.upsert(builders, table, row, key, set)

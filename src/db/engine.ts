@@ -10,7 +10,7 @@ export interface Result {
   readonly insertId: number
 }
 
-/** `schema`: DDL without parameters, which may take as long as it needs. */
+/** `schema`: DDL, which may take as long as it needs. */
 export type StatementKind = 'read' | 'write' | 'schema'
 
 export interface Executor {
@@ -23,6 +23,8 @@ export type Builders = MySqlRemoteDatabase<Record<string, never>>
 
 export interface Dialect {
   readonly engine: 'sqlite' | 'mysql'
+  /** the character around names */
+  readonly quote: string
   builders(executor: Executor): Builders
   /** Database time, ms. */
   now(executor: Executor): Promise<number>
@@ -36,8 +38,17 @@ export interface Dialect {
     key: readonly MySqlColumn[],
     set: Record<string, unknown>,
   ): PromiseLike<unknown>
-  /** @returns rows inserted; rows that a unique key refuses are left out, everything else is an error */
-  insertIgnore(builders: Builders, table: MySqlTable, rows: readonly Record<string, unknown>[]): Promise<number>
+  /**
+   * Inserts but for the rows that a unique key refuses; everything else that is wrong is an error.
+   * @param insert inserts rows in one statement, and says how many
+   * @returns rows inserted
+   */
+  insertIgnore(
+    builders: Builders,
+    table: MySqlTable,
+    rows: readonly Record<string, unknown>[],
+    insert: (rows: readonly Record<string, unknown>[]) => Promise<number>,
+  ): Promise<number>
 }
 
 export interface Engine {
@@ -54,6 +65,9 @@ interface Header {
   readonly affectedRows: number
   readonly insertId: number
 }
+
+/** The header of a write as awaiting it gives it. */
+export const answerOf = ({ affectedRows, insertId }: Result): readonly Header[] => [{ affectedRows, insertId }]
 
 /** Wraps a result so that both proxy drivers of Drizzle pass the header of a write through untouched. */
 export const proxyAnswer = (result: Result, kind: StatementKind): { rows: unknown[] } => ({

@@ -7,7 +7,7 @@ import { type MysqlDsn, parseDsn, parseSqlitePath } from './dsn.ts'
 import { DbError } from './error.ts'
 import { createMysqlKit, createSqliteKit } from './kit.ts'
 import { openMysql } from './mysql.ts'
-import { openWire, type WireOptions } from './mysql-wire.ts'
+import { createWireOpener, type WireOptions } from './mysql-wire.ts'
 import { openSqlite } from './sqlite.ts'
 import { defineTables, LOG_TABLES, type TableName, type Tables } from './tables/index.ts'
 
@@ -45,6 +45,8 @@ export interface OpenDbOptions {
   readonly sqlitePath?: string
   readonly pool?: DbPool
   readonly log: Log
+  /** how long to try again while the database is away or full; 0 */
+  readonly waitMs?: number
   /** a log database: only the tables that belong there are synced */
   readonly only?: 'logs'
 }
@@ -53,17 +55,35 @@ const SQLITE_PATH = 'one-api.db'
 const BUSY_TIMEOUT_MS = 5_000
 const CONNECT_TIMEOUT_MS = 10_000
 const STATEMENT_DEADLINE_MS = 30_000
+const RETRY_MS = 500
 
 /**
- * Opens, and asks the server once so that a wrong address or password shows at once. Does not sync the schema.
- * @throws DbError `unavailable` when the database cannot be reached (now), `other` for an address that is wrong
+ * Opens, and asks the server once so that a wrong address or password shows at once; a log database, which may be away
+ * without stopping a start, is not asked. Does not sync the schema.
+ * @throws DbError `unavailable` when the database cannot be reached (in time), `other` for an address that is wrong
  */
 export async function openDb(options: OpenDbOptions): Promise<Db> {
+  const endAt = performance.now() + (options.waitMs ?? 0)
+  for (;;) {
+    try {
+      return await openOnce(options)
+    } catch (error) {
+      const isAway = error instanceof DbError && error.kind === 'unavailable'
+      if (!isAway || performance.now() >= endAt) throw error
+      options.log.warn('waiting for the database', { reason: error.message })
+      await Bun.sleep(RETRY_MS)
+    }
+  }
+}
+
+async function openOnce(options: OpenDbOptions): Promise<Db> {
   const dsn = parseDsn(options.dsn ?? '')
   if (dsn.kind === 'problem') throw new DbError('other', dsn.problem)
   const names = options.only === 'logs' ? LOG_TABLES : undefined
   if (dsn.kind === 'sqlite') {
     const { path, busyTimeoutMs = BUSY_TIMEOUT_MS } = parseSqlitePath(options.sqlitePath || SQLITE_PATH)
+    if (path === ':memory:')
+      throw new DbError('other', 'SQLITE_PATH must name a file: a database in memory would be lost')
     const tables = defineTables(createSqliteKit())
     return createDb(openSqlite({ path, busyTimeoutMs }), tables, names ?? namesOf(tables))
   }
@@ -71,13 +91,14 @@ export async function openDb(options: OpenDbOptions): Promise<Db> {
   const { maxIdle = 100, maxOpen = 1_000, maxLifetimeMs = 60_000, slowMs = 200 } = options.pool ?? {}
   const tables = defineTables(createMysqlKit(dsn.zone === undefined ? utcDateTime : zonedDateTime(dsn.zone)))
   const engine = openMysql({
-    wire: await chooseTls(dsn),
+    open: createWireOpener(wireOf(dsn)),
     pool: { maxIdle, maxOpen, maxLifetimeMs },
     statementDeadlineMs: dsn.readTimeoutMs ?? STATEMENT_DEADLINE_MS,
     slowMs,
     log: options.log,
   })
   const db = createDb(engine, tables, names ?? namesOf(tables))
+  if (options.only === 'logs') return db
   try {
     await db.now()
   } catch (error) {
@@ -89,30 +110,19 @@ export async function openDb(options: OpenDbOptions): Promise<Db> {
 
 const namesOf = (tables: Tables): readonly TableName[] => Object.keys(tables) as TableName[]
 
-/** `preferred` is settled once, when the database is opened: encrypted if the server can. */
-async function chooseTls(dsn: MysqlDsn): Promise<WireOptions> {
-  const { host, port, socketPath, user, password, database, collation, isCompressed } = dsn
-  const plain: WireOptions = {
+function wireOf(dsn: MysqlDsn): WireOptions {
+  const { host, port, socketPath, user, password, database, collation, isCompressed, tls } = dsn
+  return {
     host,
     port,
     user,
     password,
     database,
+    tls,
     isCompressed,
     connectTimeoutMs: dsn.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
     ...(socketPath === undefined ? {} : { socketPath }),
     ...(collation === undefined ? {} : { collation }),
-  }
-  if (dsn.tls === 'off') return plain
-  const encrypted = { ...plain, ssl: { rejectUnauthorized: dsn.tls === 'verify' } }
-  if (dsn.tls !== 'preferred') return encrypted
-  try {
-    const wire = await openWire(encrypted, () => {})
-    wire.close()
-    return encrypted
-  } catch (error) {
-    if ((error as { code?: unknown }).code === 'HANDSHAKE_NO_SSL_SUPPORT') return plain
-    return encrypted
   }
 }
 

@@ -14,7 +14,8 @@ const AWAY = new Set([
 const DUPLICATE = new Set([1022, 1062, 1169, 1586])
 /** Too long, not in the character set, out of range, NULL where none may be, no JSON, packet too large, constraint. */
 const CONTENT = new Set([
-  1048, 1138, 1153, 1162, 1264, 1265, 1292, 1300, 1364, 1366, 1367, 1406, 1416, 1525, 3140, 3141, 3819, 3988, 4025,
+  1048, 1138, 1153, 1162, 1264, 1265, 1267, 1270, 1271, 1292, 1300, 1364, 1366, 1367, 1406, 1416, 1525, 3140, 3141,
+  3819, 3854, 3988, 4025,
 ])
 
 /** What the driver said, also when it was wrapped already. */
@@ -45,11 +46,14 @@ export function asDbError(error: unknown): DbError {
   return new DbError(kindOf(error), messageOf(error), error)
 }
 
-/** Servers quote the values they refuse, keys and passwords among them: in an error only the statement's text may be told. */
+/** Servers quote the values they refuse, and drivers keep the text of the statement: keys and passwords among them. */
 function redact(error: unknown): void {
+  if (!(error instanceof Error)) return
+  if ('sql' in error) error.sql = undefined
   const kind = kindOf(error)
-  if (!(error instanceof Error) || (kind !== 'duplicate' && kind !== 'content')) return
-  const clean = (text: string): string => text.replace(/(entry|value:?) '.*' for/s, "$1 '…' for")
+  if (kind === 'unavailable') return
+  const clean = (text: string): string =>
+    text.replace(/(entry|value:?|near|string) '.*'(?= for | at | from |$)/s, "$1 '…'")
   error.message = clean(error.message)
   if ('sqlMessage' in error && typeof error.sqlMessage === 'string') error.sqlMessage = clean(error.sqlMessage)
 }
@@ -58,7 +62,6 @@ function kindOf(error: unknown): DbErrorKind {
   const errno = errnoOf(error)
   if (DUPLICATE.has(errno)) return 'duplicate'
   if (CONTENT.has(errno)) return 'content'
-  if (REPEAT.has(errno) || READ_ONLY.has(errno) || TOO_MANY.has(errno) || AWAY.has(errno) || isLost(error))
-    return 'unavailable'
-  return 'other'
+  if (REPEAT.has(errno) || READ_ONLY.has(errno) || TOO_MANY.has(errno) || AWAY.has(errno)) return 'unavailable'
+  return isLost(error) ? 'unavailable' : 'other'
 }

@@ -4,7 +4,7 @@
  */
 import { DbError } from './error.ts'
 import { asDbError, isTooMany } from './mysql-error.ts'
-import type { Wire } from './mysql-wire.ts'
+import type { OpenWire, Wire } from './mysql-wire.ts'
 
 export interface PoolOptions {
   readonly maxOpen: number
@@ -36,8 +36,7 @@ interface Waiter {
   readonly fail: (error: DbError) => void
 }
 
-/** @param open opens one connection; `onEnd` is to be called once when it is gone */
-export function createPool(open: (onEnd: (wire: Wire) => void) => Promise<Wire>, options: PoolOptions): Pool {
+export function createPool(open: OpenWire, options: PoolOptions): Pool {
   const maxOpen = Math.max(1, options.maxOpen)
   /** last used last */
   const idle: Wire[] = []
@@ -132,6 +131,7 @@ export function createPool(open: (onEnd: (wire: Wire) => void) => Promise<Wire>,
             waiters.shift()?.retry()
             throw asDbError(error)
           }
+          if (idle.length > 0) continue
         }
       }
       const wire = await wait(deadlineAt)

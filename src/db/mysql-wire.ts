@@ -1,6 +1,6 @@
 /**
- * One connection to a MySQL server: statements with exact integers, a hard end, and no answer that never comes: whoever
- * waits on a connection that breaks or is destroyed hears of it.
+ * One connection to a MySQL server: with a hard end, and no answer that never comes: whoever waits on a connection that
+ * breaks or is destroyed hears of it.
  */
 import { createConnection as createSocket, type Socket } from 'node:net'
 import mysql, { type ConnectionOptions, type ResultSetHeader } from 'mysql2'
@@ -14,8 +14,8 @@ export interface WireOptions {
   readonly user: string
   readonly password: string
   readonly database: string
-  /** absent: no encryption. One object for all connections, so that certificates are parsed once */
-  readonly ssl?: { readonly rejectUnauthorized: boolean }
+  /** `preferred`: encrypted without a look at the certificate if the server can, else in clear */
+  readonly tls: 'off' | 'verify' | 'skip-verify' | 'preferred'
   readonly connectTimeoutMs: number
   /** a collation of utf8mb4 for the connection */
   readonly collation?: string
@@ -27,24 +27,44 @@ export interface Wire {
   isOpen(): boolean
   /** Rejects with the reason when the connection has ended, however it did. */
   readonly gone: Promise<never>
-  /** A prepared statement. @throws the driver's error; a lost connection is one with `fatal` */
-  run(sql: string, params: readonly unknown[]): Promise<Result>
-  /** A statement without parameters or rows, e.g. `commit`. */
-  say(sql: string): Promise<void>
+  /** One statement as text. @throws the driver's error; that of a lost connection has `fatal` */
+  say(sql: string): Promise<Result>
   /** Ends the connection at once; what waits on it fails with `reason`. */
   destroy(reason: Error): void
   /** Says good-bye to the server. */
   close(): void
 }
 
-/** Texts up to this length stay prepared on the connection; longer ones (inserts of many rows) are closed after use. */
-const KEPT_CHARS = 4_096
+/** How long a server has to answer the good-bye. */
+const GOODBYE_MS = 1_000
 
-/** @throws the driver's error when the server cannot be reached or refuses */
-export async function openWire(options: WireOptions, onEnd: (wire: Wire) => void): Promise<Wire> {
+/**
+ * Opens one connection.
+ * @param onEnd called once when it is gone
+ * @throws the driver's error when the server cannot be reached or refuses
+ */
+export type OpenWire = (onEnd: (wire: Wire) => void) => Promise<Wire>
+
+export function createWireOpener(options: WireOptions): OpenWire {
+  // One object for all connections, so that certificates are parsed once.
+  const ssl = options.tls === 'off' ? undefined : { rejectUnauthorized: options.tls === 'verify' }
+  return async (onEnd) => {
+    try {
+      return await openWire(options, ssl, onEnd)
+    } catch (error) {
+      const isRefused = (error as { code?: unknown }).code === 'HANDSHAKE_NO_SSL_SUPPORT'
+      if (options.tls !== 'preferred' || !isRefused) throw error
+      return openWire(options, undefined, onEnd)
+    }
+  }
+}
+
+type Ssl = { readonly rejectUnauthorized: boolean } | undefined
+
+async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => void): Promise<Wire> {
   let socket: Socket | undefined
   const connection = mysql.createConnection({
-    ...driverOptions(options),
+    ...driverOptions(options, ssl),
     // The socket is ours, so that it can be ended whatever the driver's state.
     stream: () => {
       socket = options.socketPath
@@ -86,27 +106,20 @@ export async function openWire(options: WireOptions, onEnd: (wire: Wire) => void
       })
     })
 
-  /** Closes a prepared statement; the driver finds it by the options it was made with, which its types do not say. */
-  const forget = (sql: string): void => {
-    connection.unprepare({ sql, rowsAsArray: true } as unknown as string)
-  }
-
   const wire: Wire = {
     bornAt: performance.now(),
     isOpen: () => isOpen,
     gone: gone.promise,
-    async run(sql, params) {
-      const values = params.map(bindable)
-      const answer = await ask<unknown>((done) => connection.execute({ sql, values, rowsAsArray: true }, done))
-      if (sql.length > KEPT_CHARS && isOpen) forget(sql)
-      return resultOf(answer)
+    async say(sql) {
+      return resultOf(await ask<unknown>((done) => connection.query({ sql, rowsAsArray: true }, done)))
     },
-    say: (sql) => ask<void>((done) => connection.query(sql, (error) => done(error, undefined))),
     destroy: end,
     close() {
       if (!isOpen) return
       isOpen = false
       connection.end(() => socket?.destroy())
+      // A server that does not answer the good-bye must not keep the process.
+      setTimeout(() => socket?.destroy(), GOODBYE_MS).unref()
       onEnd(wire)
     },
   }
@@ -132,13 +145,13 @@ const lostConnection = (): Error =>
 const timedOut = (afterMs: number): Error =>
   Object.assign(new Error(`the database did not answer within ${afterMs} ms`), { code: 'ETIMEDOUT', fatal: true })
 
-function driverOptions(options: WireOptions): ConnectionOptions {
+function driverOptions(options: WireOptions, ssl: Ssl): ConnectionOptions {
   return {
     user: options.user,
     password: options.password,
     database: options.database,
     ...(options.socketPath ? { socketPath: options.socketPath } : { host: options.host, port: options.port }),
-    ...(options.ssl ? { ssl: options.ssl } : {}),
+    ...(ssl ? { ssl } : {}),
     compress: options.isCompressed ?? false,
     charset: options.collation ?? 'utf8mb4',
     // FOUND_ROWS: an update counts the rows it matched. Never let a server ask for local files.
@@ -148,15 +161,7 @@ function driverOptions(options: WireOptions): ConnectionOptions {
     decimalNumbers: true,
     dateStrings: true,
     jsonStrings: true,
-    maxPreparedStatements: 200,
   }
-}
-
-/** Integers travel as integers: the driver would send a double, which MySQL refuses in `limit` and rounds in arithmetic. */
-function bindable(value: unknown): unknown {
-  if (typeof value === 'number' && Number.isSafeInteger(value)) return mysql.TypedParameter.LONGLONG(value)
-  if (value === undefined) return null
-  return value instanceof Uint8Array && !Buffer.isBuffer(value) ? Buffer.from(value) : value
 }
 
 function resultOf(answer: unknown): Result {

@@ -9,7 +9,6 @@ import {
   type Dialect,
   type Engine,
   type Executor,
-  headerOf,
   passErrors,
   proxyAnswer,
   type Result,
@@ -17,11 +16,12 @@ import {
 } from './engine.ts'
 import { DbError } from './error.ts'
 import { asDbError, isLost, isReadOnly, isRepeatable } from './mysql-error.ts'
+import { inline } from './mysql-literal.ts'
 import { createPool, type PoolOptions } from './mysql-pool.ts'
-import { openWire, type Wire, type WireOptions } from './mysql-wire.ts'
+import type { OpenWire, Wire } from './mysql-wire.ts'
 
 export interface MysqlOptions {
-  readonly wire: WireOptions
+  readonly open: OpenWire
   readonly pool: PoolOptions
   /** A single statement outside a transaction may take this long, ms. */
   readonly statementDeadlineMs: number
@@ -34,22 +34,14 @@ export interface MysqlOptions {
 const REPEAT_MS = 10
 const REPEAT_MAX_MS = 400
 
-export function openMysql({
-  wire: wireOptions,
-  pool: poolOptions,
-  statementDeadlineMs,
-  slowMs,
-  log,
-}: MysqlOptions): Engine {
-  const pool = createPool((onEnd) => openWire(wireOptions, onEnd), poolOptions)
+export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs, log }: MysqlOptions): Engine {
+  const pool = createPool(open, poolOptions)
 
   /** Runs one statement on a connection, notes slow ones, and leaves an address that takes no writes. */
   const runOn = async (wire: Wire, sql: string, params: readonly unknown[], kind: StatementKind): Promise<Result> => {
     const startedAt = performance.now()
     try {
-      if (kind !== 'schema') return await wire.run(sql, params)
-      await wire.say(sql)
-      return { rows: [], affectedRows: 0, insertId: 0 }
+      return await wire.say(inline(sql, params))
     } catch (error) {
       if (isReadOnly(error)) pool.renew()
       throw asDbError(error)
@@ -158,6 +150,7 @@ const destroyAt = (wire: Wire, deadlineAt: number, reason: string): Timer =>
 
 const mysqlDialect: Dialect = {
   engine: 'mysql',
+  quote: '`',
   builders(executor) {
     const session = new MySqlRemoteSession<Record<string, never>, Record<string, never>>(
       async (sql, params, method) => {
@@ -187,17 +180,17 @@ const mysqlDialect: Dialect = {
   rows: (_table, rows) => rows,
   upsert: (builders, table, row, _key, set) => builders.insert(table).values(row).onDuplicateKeyUpdate({ set }),
   /** Not `insert ignore`: that also cuts texts that are too long. Refused rows are rare, so all go in one statement first. */
-  async insertIgnore(builders, table, rows) {
-    const insert = async (some: readonly Record<string, unknown>[]): Promise<number> => {
+  async insertIgnore(_builders, _table, rows, insert) {
+    const insertSome = async (some: readonly Record<string, unknown>[]): Promise<number> => {
       try {
-        return headerOf(await builders.insert(table).values([...some])).affectedRows
+        return await insert(some)
       } catch (error) {
         if (!(error instanceof DbError) || error.kind !== 'duplicate') throw error
         if (some.length === 1) return 0
         const half = some.length >> 1
-        return (await insert(some.slice(0, half))) + (await insert(some.slice(half)))
+        return (await insertSome(some.slice(0, half))) + (await insertSome(some.slice(half)))
       }
     }
-    return insert(rows)
+    return insertSome(rows)
   },
 }

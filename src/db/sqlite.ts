@@ -199,6 +199,7 @@ const sqliteDialect = (ddlOf: (table: string) => unknown): Dialect => {
   const giveIds = createIdGiver(ddlOf)
   return {
     engine: 'sqlite',
+    quote: '"',
     builders(executor) {
       const dialect = new SQLiteAsyncDialect()
       const session = new SQLiteRemoteSession(

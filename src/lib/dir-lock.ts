@@ -8,7 +8,7 @@ import { Database } from 'bun:sqlite'
 import { mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 
-const LOCK_FILE = 'headgate.lock'
+export const LOCK_FILE = 'headgate.lock'
 
 export interface DirectoryLock {
   release(): void

@@ -3,7 +3,7 @@
  * writes into its own layer is lost with it. Linux only; elsewhere nothing is known and nothing is refused.
  */
 import { realpath } from 'node:fs/promises'
-import { dirname, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { readTextIfPresent } from './files.ts'
 
 export interface Mount {
@@ -16,7 +16,7 @@ const NETWORK = /^(nfs\d?|cifs|smb\d?|smbfs|afs)$/
 /** Some of these are local or lock properly, so nothing is refused. */
 const DOUBTFUL = /^(9p|ceph|glusterfs|lustre|fuse\..+)$/
 
-/** @param path need not exist; its nearest existing parent is looked at. @returns undefined where it is not known */
+/** @param path need not exist; its place is looked at. @returns undefined where it is not known */
 export async function findMount(path: string, mountsFile = '/proc/self/mountinfo'): Promise<Mount | undefined> {
   const table = await readTextIfPresent(mountsFile)
   if (table === undefined) return undefined
@@ -44,7 +44,7 @@ async function nearestReal(path: string): Promise<string> {
     return await realpath(path)
   } catch {
     // It is not there yet, or not to be seen: its parent decides.
-    return path === dirname(path) ? path : nearestReal(dirname(path))
+    return path === dirname(path) ? path : join(await nearestReal(dirname(path)), basename(path))
   }
 }
 

@@ -86,7 +86,7 @@ export function createSseParser(options: { readonly maxLineChars?: number } = {}
     const frames: SseFrame[] = []
     line(pending === '' ? text.slice(0, end) : pending + text.slice(0, end), frames)
     let start = end + 1
-    while ((end = text.indexOf('\n', start)) !== -1) {
+    for (end = text.indexOf('\n', start); end !== -1; end = text.indexOf('\n', start)) {
       line(text.slice(start, end), frames)
       start = end + 1
     }

@@ -22,6 +22,8 @@ export interface Peek {
   readonly model: string
   readonly isStream: boolean
   readonly maxOutputTokens?: number
+  /** OpenAI's `n`, when it is more than one. */
+  readonly choices?: number
   /** OpenAI: what the client said of `stream_options.include_usage`. */
   readonly includeUsage?: boolean
 }
@@ -31,11 +33,20 @@ export interface StreamDecoder {
   feed(frame: SseFrame): readonly StreamEvent[]
   /** Closes what the upstream left open. */
   end(): readonly StreamEvent[]
+  /**
+   * `open`: more must come, an end here is a cut stream. `finished`: the finish reason was seen, so the answer is whole even
+   * if the terminator is missing. `done`: the terminator or an error was seen, nothing more will come.
+   */
+  progress(): 'open' | 'finished' | 'done'
+  /** How many frames could not be read. */
+  skipped(): number
 }
 export interface StreamEncoder {
   /** @returns complete SSE frames as text, or the empty string */
   event(event: StreamEvent): string
+  /** For a stream that ended well; one that was cut gets `encodeStreamError` instead. */
   end(): string
+  losses(): readonly Loss[]
 }
 
 export interface StreamEncoderOptions {
@@ -49,6 +60,23 @@ export interface StreamEncoderOptions {
   readonly inputTokensEstimate: number
 }
 
+export interface EncodeRequestOptions {
+  /** For dialects that demand a limit when the client gave none. */
+  readonly defaultMaxOutputTokens?: number
+  /**
+   * Does the upstream accept what a chat dialect carries for Claude models: `cache_control`, `thinking`, `reasoning_details`?
+   * Default: when the model's name says Claude.
+   */
+  readonly carriesClaudeFields?: boolean
+}
+
+/** What an answer shows where its source has nothing. */
+export interface ResponseDefaults {
+  readonly id?: string
+  readonly model?: string
+  readonly createdAtSec?: number
+}
+
 export interface EncodedError {
   readonly status: number
   readonly headers: Readonly<Record<string, string>>
@@ -58,17 +86,19 @@ export interface EncodedError {
 export interface ChatCodec {
   /** @throws GatewayError `invalid_request` when the body is not of this dialect (wrong types, missing model or messages) */
   peek(json: unknown): Peek
+  /** @throws GatewayError `invalid_request` when the body cannot be understood */
   decodeRequest(json: unknown): Decoded<ChatRequest>
-  encodeRequest(request: ChatRequest, options?: { readonly defaultMaxOutputTokens?: number }): Encoded
+  encodeRequest(request: ChatRequest, options?: EncodeRequestOptions): Encoded
+  /** @throws GatewayError `bad_response_body` when it is not an answer of this dialect */
   decodeResponse(json: unknown): ChatResponse
-  encodeResponse(response: ChatResponse): Encoded
+  encodeResponse(response: ChatResponse, defaults?: ResponseDefaults): Encoded
   streamDecoder(): StreamDecoder
   streamEncoder(options: StreamEncoderOptions): StreamEncoder
   /** For an answer before the first byte. @param requestId is shown in the message */
   encodeError(error: GatewayError, requestId: string): EncodedError
   /** For an error after the first byte: one complete SSE frame. */
   encodeStreamError(error: GatewayError, requestId: string): string
-  /** All text of a request that counts for the input estimate (billing.md 17.2), with counts of media by kind. */
+  /** All text of a request that counts for the input estimate, with counts of media by kind. */
   countable(json: unknown): Countable
 }
 

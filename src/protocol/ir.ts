@@ -21,7 +21,9 @@ interface BlockBase {
 
 export type MediaSource =
   | { readonly kind: 'base64'; readonly mediaType: string; readonly data: string }
-  | { readonly kind: 'url'; readonly url: string }
+  /** `mediaType` is what the dialect says of the kind, possibly a wildcard (`video/*`). */
+  | { readonly kind: 'url'; readonly url: string; readonly mediaType?: string }
+  | { readonly kind: 'text'; readonly mediaType: string; readonly text: string }
   | { readonly kind: 'file'; readonly fileId: string }
 
 export interface TextBlock extends BlockBase {
@@ -56,7 +58,7 @@ export interface ToolCallBlock extends BlockBase {
 export interface ToolResultBlock extends BlockBase {
   readonly type: 'tool-result'
   readonly callId: string
-  readonly content: readonly (TextBlock | ImageBlock | FileBlock)[]
+  readonly content: readonly (TextBlock | ImageBlock | FileBlock | UnknownBlock)[]
   readonly isError?: boolean
 }
 /** A refusal text of OpenAI's dialect. */
@@ -201,9 +203,18 @@ export interface ChatResponse {
   readonly extras?: Extras
 }
 
-/** `index` counts blocks from 0 in the order in which they start. */
+/**
+ * `index` counts blocks from 0 in the order in which they start, for each choice. Several may be open at once: the deltas of
+ * parallel tool calls may interleave. A `usage` event holds all counts known so far, so the last one counts.
+ */
 export type StreamEvent =
-  | { readonly type: 'start'; readonly id: string; readonly model: string; readonly createdAtSec?: number; readonly usage?: Usage }
+  | {
+      readonly type: 'start'
+      readonly id: string
+      readonly model: string
+      readonly createdAtSec?: number
+      readonly usage?: Usage
+    }
   | { readonly type: 'block-start'; readonly index: number; readonly block: BlockStart; readonly choice?: number }
   | { readonly type: 'block-delta'; readonly index: number; readonly delta: BlockDelta; readonly choice?: number }
   | { readonly type: 'block-end'; readonly index: number; readonly choice?: number }

@@ -2,7 +2,7 @@
 import type { UpstreamError } from '../errors.ts'
 import type { Protocol, Usage } from '../protocol/ir.ts'
 
-export type Operation = 'chat' | 'completions' | 'embeddings'
+export type Operation = 'chat' | 'completions' | 'embeddings' | 'count-tokens'
 
 /** The view of a channel that a provider may see. */
 export interface UpstreamChannel {
@@ -28,7 +28,12 @@ export interface UpstreamCall {
   readonly query: URLSearchParams
   /** Headers of the client's request. */
   readonly clientHeaders: Headers
+  /** The body in the dialect that is sent upstream, `model` mapped, before `patch`. */
+  readonly json: Readonly<Record<string, unknown>>
 }
+
+/** The part of `fetch` that is used, so that tests can pass a plain function. */
+export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 
 /** What to do after an attempt: hand the answer on, try another channel, or stop with this error. */
 export type Verdict = 'use' | 'next' | 'stop'
@@ -55,15 +60,22 @@ export interface Provider {
   auth(headers: Headers, channel: UpstreamChannel, call: UpstreamCall): void | Promise<void>
   /** Default: base URL + path. */
   url?(path: string, call: UpstreamCall, channel: UpstreamChannel): string
-  /** Edits the parsed body in place of the bytes; a provider that has it is never forwarded byte by byte. */
+  /**
+   * Edits the body (`call.json`, or what else the relay made of it); returns a new object and leaves its argument alone.
+   * It may change `model` (a suffix that is a setting, not a name). Parameter overrides of the channel come after it.
+   * @throws GatewayError `convert_request_failed` when the upstream has no word for what the client asked
+   */
   patch?(json: Record<string, unknown>, call: UpstreamCall, channel: UpstreamChannel): Record<string, unknown>
+  /** False: this call is forwarded byte for byte although the provider has `patch`. Without it every call is patched. */
+  needsPatch?(call: UpstreamCall): boolean
   /** Corrects counts where the upstream's differ from its dialect's. */
   mapUsage?(usage: Usage): Usage
   /** Overrides the general reading of an error. */
   judge?(status: number, error: UpstreamError): Verdict | undefined
-  /** Unwraps or reshapes a complete answer before it is decoded or forwarded. */
-  unwrap?(json: unknown): unknown
+  /** Unwraps or reshapes a complete answer before it is decoded or forwarded; the same object when nothing is to do. */
+  unwrap?(json: unknown, call: UpstreamCall, channel: UpstreamChannel): unknown
   /** Turns the upstream's own stream (such as newline-delimited JSON) into SSE of the named protocol. */
   transformStream?(body: ReadableStream<Uint8Array>, call: UpstreamCall): ReadableStream<Uint8Array>
-  listModels?(channel: UpstreamChannel, fetch: typeof globalThis.fetch): Promise<readonly string[]>
+  /** @throws GatewayError of the upstream's refusal */
+  listModels?(channel: UpstreamChannel, fetch: Fetch): Promise<readonly string[]>
 }

@@ -21,20 +21,24 @@ export interface TcpProxy {
   close(): Promise<void>
 }
 
-export async function openTcpProxy(target: { readonly host: string; readonly port: number }): Promise<TcpProxy> {
+/** @param port to listen on; a free one if not given */
+export async function openTcpProxy(
+  target: { readonly host: string; readonly port: number },
+  port = 0,
+): Promise<TcpProxy> {
   const pairs = new Set<{ client: Socket; server: Socket }>()
   let accepted = 0
   let trap: { readonly text: string; readonly action: 'cut-before' | 'cut-after' | 'freeze' } | undefined
   let isFrozen = false
   let held: (() => void)[] = []
 
-  const pass = (to: Socket, bytes: Buffer): void => {
+  const pass = (to: Socket, bytes: Buffer | string): void => {
     if (isFrozen) held.push(() => to.write(bytes))
     else to.write(bytes)
   }
   const listener = createServer((client) => {
     accepted++
-    const server = connect({ ...target, noDelay: true })
+    const server = connect({ host: target.host, port: target.port, noDelay: true })
     const pair = { client, server }
     pairs.add(pair)
     let isMute = false
@@ -62,7 +66,7 @@ export async function openTcpProxy(target: { readonly host: string; readonly por
     })
     for (const socket of [client, server]) socket.on('error', end).on('close', end)
   })
-  await new Promise<void>((resolve) => listener.listen(0, '127.0.0.1', resolve))
+  await new Promise<void>((resolve) => listener.listen(port, '127.0.0.1', resolve))
 
   const cutAll = (): void => {
     for (const { client, server } of [...pairs]) {

@@ -29,6 +29,8 @@ export interface TestEngine {
     readonly only?: 'logs'
     readonly log?: Log
     readonly pool?: DbPool
+    /** of the database on a server; the server's default (latin1 on MariaDB) if not given */
+    readonly charset?: string
   }): Promise<TestDb>
 }
 
@@ -71,10 +73,10 @@ const sqliteEngine: TestEngine = {
 const serverEngine = (name: 'mariadb' | 'mysql', server: () => Promise<SqlServer>): TestEngine => ({
   name,
   isServer: true,
-  async freshDb({ isEmpty = false, only, log = silentLog, pool } = {}) {
+  async freshDb({ isEmpty = false, only, log = silentLog, pool, charset } = {}) {
     const { execute, dsn } = await server()
     const database = `test_${crypto.randomUUID().replaceAll('-', '')}`
-    await execute(`create database ${database}`)
+    await execute(`create database ${database}${charset ? ` character set ${charset}` : ''}`)
     const openSame: TestDb['open'] = (options = {}) =>
       openDb({ dsn: dsn(database), log, ...(only ? { only } : {}), ...(pool ? { pool } : {}), ...options })
     const db = await openSame()

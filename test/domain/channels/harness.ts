@@ -1,0 +1,57 @@
+/** The module on a real database: what a node has, without its HTTP. */
+
+import { type Db, readTopicVersions } from '../../../src/db/index.ts'
+import { createChannels } from '../../../src/domain/channels/index.ts'
+import { createOptions } from '../../../src/domain/options/index.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { silentLog } from '../../../src/lib/log.ts'
+import { createMemoryState, createTopics } from '../../../src/state/index.ts'
+import { providers, seeded } from './support.ts'
+
+export type Node = Awaited<ReturnType<typeof startNode>>
+
+/** One node; two of them on one database share nothing but it. */
+export const startNode = async (db: Db, log = silentLog) => {
+  const state = createMemoryState({ clock: systemClock, log })
+  const topics = createTopics({
+    state,
+    readVersions: () => readTopicVersions(db),
+    everyMs: 20,
+    fullReloadMs: 3_600_000,
+    log,
+    clock: systemClock,
+  })
+  const options = createOptions({ db, topics, log, clock: systemClock })
+  const channels = createChannels({
+    db,
+    topics,
+    options,
+    providers,
+    log,
+    clock: systemClock,
+    random: seeded(),
+    fetch: (url, init) => fetch(url, init),
+  })
+  await options.ready()
+  await channels.ready()
+  topics.start()
+  const stop = async (): Promise<void> => {
+    await topics.stop()
+    await channels.idle()
+    channels.close()
+    options.close()
+    await state.close()
+  }
+  return { db, channels, options, topics, stop }
+}
+
+/** Ids of those that would be tried first for a model. */
+export const servedBy = ({ channels }: Pick<Node, 'channels'>, model: string, group = 'default'): readonly number[] => {
+  const candidates = channels.candidates({ model, group })
+  const tried = new Set<number>()
+  for (;;) {
+    const next = candidates.next(0, tried)
+    if (!next) return [...tried].sort((a, b) => a - b)
+    tried.add(next.id)
+  }
+}
