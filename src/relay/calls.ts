@@ -1,0 +1,569 @@
+/**
+ * Carries one call from end to end: who pays, which channels, money before work, attempts in turn, and exactly one end of
+ * the hold. Nothing is tried again once a byte went to the client.
+ */
+import { estimateInputTokens, type Hold, type Ledger, type Prices } from '../domain/billing/index.ts'
+import { type Candidates, type Channels, mappedStatus, normaliseModel, shouldRetry } from '../domain/channels/index.ts'
+import type { Options } from '../domain/options/index.ts'
+import { asGatewayError, GatewayError } from '../errors.ts'
+import type { Clock } from '../lib/clock.ts'
+import type { Log } from '../lib/log.ts'
+import { codecs, errorInBody, readUpstreamError } from '../protocol/index.ts'
+import { type Built, buildUpstream, wayTo } from './build.ts'
+import { createGauge } from './gauge.ts'
+import { createPump, type Pump } from './pump.ts'
+import { consumedRecord, errorRecord, type Facts, type Trace } from './record.ts'
+import type { Refusals } from './refusals.ts'
+import { type Stamp, streamResponse, wholeResponse } from './respond.ts'
+import { createTally, type Tally } from './tally.ts'
+import type { Attempt, Call, Ending, Purse } from './types.ts'
+import { type AbortReason, asSendError, type Exchange, type Sender, type UpstreamLimits } from './upstream.ts'
+
+export interface CallsDeps {
+  readonly channels: Channels
+  readonly ledger: Ledger
+  readonly prices: Prices
+  readonly options: Options
+  readonly sender: Sender
+  readonly refusals: Refusals
+  readonly log: Log
+  readonly clock: Clock
+  readonly stamp: Stamp
+  readonly isErrorLogged: boolean
+  readonly isUsageForced: boolean
+  readonly isTextCounted: boolean
+  readonly limits: UpstreamLimits & { readonly lineChars: number }
+}
+
+/** A call under way, as a stop of the node sees it. */
+export interface LiveCall {
+  abort(reason: AbortReason): void
+}
+
+/** Error bodies past this say nothing more. */
+const MAX_ERROR_BYTES = 1024 * 1024
+const UPSTREAM_ID_HEADERS = ['x-oneapi-request-id', 'x-request-id', 'request-id'] as const
+
+export function createCalls(deps: CallsDeps) {
+  const { channels, ledger, prices, options, sender, refusals, log, clock, stamp, limits } = deps
+  const live = new Set<LiveCall>()
+  let onIdle: (() => void) | undefined
+
+  const now = () => ({ wallMs: clock.now(), monotonicMs: clock.monotonic() })
+  const enter = (call: LiveCall): void => void live.add(call)
+  const leave = (call: LiveCall): void => {
+    live.delete(call)
+    if (live.size === 0) onIdle?.()
+  }
+
+  /** A refused call leaves its row, however it was refused. Best effort: the refusal itself stands. */
+  const noteRefusal = async (facts: Facts, trace: Trace, group: string, error: GatewayError, hold?: Hold) => {
+    const record = deps.isErrorLogged ? errorRecord(facts, trace, group, error, now()) : undefined
+    const admitted = record && refusals.admit(record, error.code)
+    try {
+      if (hold) await hold.release(admitted)
+      else if (admitted) await ledger.note(admitted)
+    } catch (failure) {
+      log.error('the row of a refused call was not journalled', { requestId: facts.id, error: failure })
+    }
+  }
+
+  /** @throws GatewayError, after its row is written */
+  const carry = async (call: Call, signal: AbortSignal): Promise<Response> => {
+    const trace: Trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
+    const running = createRunning(call, signal)
+    enter(running)
+    let purse: Purse | undefined
+    let isHandedOver = false
+    try {
+      checkModel(call)
+      const routes = routesOf(call, trace)
+      const price = priceIn(routes[0]!.group, call)
+      const hold = await ledger.hold(payerOf(call), isFree(call) ? 0 : estimate(price, call), signal)
+      purse = { price, hold, group: routes[0]!.group }
+      const response = await attempts({ call, trace, purse, running, routes })
+      isHandedOver = true
+      return response
+    } catch (thrown) {
+      const error = asGatewayError(thrown)
+      if (error.code === 'internal_error')
+        log.error('a call failed', { requestId: call.id, error: error.cause ?? error })
+      if (!running.isSettled)
+        await noteRefusal(call, trace, purse?.group ?? call.caller.groups[0] ?? '', error, purse?.hold)
+      throw error
+    } finally {
+      if (!isHandedOver || !running.isStreaming) {
+        running.close()
+        leave(running)
+      }
+    }
+  }
+
+  const checkModel = ({ caller, model }: Call): void => {
+    const { modelLimits, forcedChannelId } = caller
+    if (!modelLimits || forcedChannelId !== undefined) return
+    if (modelLimits.has(model) || modelLimits.has(normaliseModel(model))) return
+    throw new GatewayError('access_denied', { params: { reason: `This API key may not use the model ${model}` } })
+  }
+
+  const priceIn = (group: string, { model, caller }: Call) =>
+    prices.find({ model, userGroup: caller.userGroup, usingGroup: group, acceptsUnpriced: caller.acceptsUnpriced })
+
+  const estimate = (price: Purse['price'], call: Call): number =>
+    prices.estimate(price, {
+      inputTokens: call.inputTokens,
+      isStream: call.isStream,
+      ...(call.maxOutputTokens !== undefined && { maxOutputTokens: call.maxOutputTokens }),
+      ...(call.choices !== undefined && { choices: call.choices }),
+    })
+
+  /** Groups that have a channel which offers the operation, in the caller's order. @throws GatewayError when none has */
+  const routesOf = (call: Call, trace: Trace): readonly Route[] => {
+    const { caller, model } = call
+    const found: Route[] = []
+    for (const group of caller.groups) {
+      const candidates = channels.candidates({ model, group, forcedChannelId: caller.forcedChannelId })
+      trace.leftOut.push(...candidates.leftOut)
+      if (!candidates.isEmpty) found.push({ group, candidates })
+      if (caller.forcedChannelId !== undefined) break
+    }
+    if (found.length > 0) return found
+    throw new GatewayError('model_not_found', { params: { model, group: caller.groups.join(', ') } })
+  }
+
+  interface Route {
+    readonly group: string
+    readonly candidates: Candidates
+  }
+  interface Running extends LiveCall {
+    /** Where the abort of the client and of a stop go. */
+    open(abort: (reason: AbortReason) => void): void
+    /** From now on a stream goes to the client, and ends by its pump. */
+    handOver(pump: Pump): void
+    readonly isStreaming: boolean
+    isSettled: boolean
+    readonly abortedBy: () => AbortReason | undefined
+    close(): void
+  }
+  interface Job {
+    readonly call: Call
+    readonly trace: Trace
+    readonly purse: Purse
+    readonly running: Running
+    readonly routes: readonly Route[]
+  }
+
+  const createRunning = (call: Call, signal: AbortSignal): Running => {
+    let target: ((reason: AbortReason) => void) | undefined
+    let reason: AbortReason | undefined
+    let pump: Pump | undefined
+    const fails = (error: unknown): void => log.error('a call did not end well', { requestId: call.id, error })
+    const abort = (by: AbortReason): void => {
+      reason ??= by
+      if (pump) pump.interrupt('shutting-down').catch(fails)
+      else target?.(reason)
+    }
+    const clientLeft = (): void => {
+      if (pump) pump.abandon().catch(fails)
+      else if (!drainingCalls.has(call)) abort('client-gone')
+    }
+    signal.addEventListener('abort', clientLeft, { once: true })
+    const running: Running = {
+      abort,
+      handOver(next) {
+        pump = next
+        if (reason !== undefined) pump.interrupt('shutting-down').catch(fails)
+        else if (signal.aborted) clientLeft()
+      },
+      get isStreaming() {
+        return pump !== undefined
+      },
+      isSettled: false,
+      abortedBy: () => reason,
+      open(next) {
+        target = next
+        if (reason !== undefined) next(reason)
+      },
+      close: () => signal.removeEventListener('abort', clientLeft),
+    }
+    if (signal.aborted) clientLeft()
+    return running
+  }
+  /** Calls whose channel reads on when the client leaves. */
+  const drainingCalls = new WeakSet<Call>()
+
+  /** The loop: one channel after the other, each at most once, until one serves or the rules say stop. */
+  const attempts = async (job: Job): Promise<Response> => {
+    const { call, trace, purse, routes } = job
+    const { caller } = call
+    const tried = new Set<number>()
+    let lastError: GatewayError | undefined
+    for (const { group, candidates } of routes) {
+      const allowed = options.get('RetryTimes')
+      for (let index = 0; index <= allowed; index++) {
+        const channel = nextOffering(call, candidates, index, tried, trace)
+        if (!channel) break
+        tried.add(channel.id)
+        try {
+          await pay(purse, group, call)
+          return await attempt(job, channel, trace.attempts.length, lastError)
+        } catch (thrown) {
+          const error = asGatewayError(thrown)
+          lastError = error
+          const isForced = caller.forcedChannelId !== undefined
+          const statusCodes = options.get('AutomaticRetryStatusCodes')
+          // The last attempt of a group is followed by the next group, if the key wants that.
+          const attemptsLeft = caller.crossGroupRetry ? 1 : allowed - index
+          if (job.running.isSettled || !shouldRetry({ error, attemptsLeft, isForced, statusCodes })) throw error
+        }
+      }
+      if (lastError && !caller.crossGroupRetry) throw lastError
+    }
+    throw (
+      lastError ??
+      new GatewayError('model_not_found', { params: { model: call.model, group: caller.groups.join(', ') } })
+    )
+  }
+
+  const nextOffering = (call: Call, candidates: Candidates, index: number, tried: Set<number>, trace: Trace) => {
+    for (;;) {
+      const channel = candidates.next(index, tried)
+      if (!channel || wayTo(channel.provider, call)) return channel
+      tried.add(channel.id)
+      trace.leftOut.push({ channelId: channel.id, reason: `does not offer ${call.endpoint.operation}` })
+    }
+  }
+
+  /** Another group may be dearer: its attempt is made only if the hold covers it. */
+  const pay = async (purse: Purse, group: string, call: Call): Promise<void> => {
+    if (purse.group === group) return
+    const price = priceIn(group, call)
+    const missing = isFree(call) ? 0 : estimate(price, call) - purse.hold.amount
+    if (missing > 0 && !(await purse.hold.extend(missing))) throw new GatewayError('insufficient_user_quota')
+    purse.price = price
+    purse.group = group
+  }
+
+  const attempt = async (
+    job: Job,
+    channel: NonNullable<ReturnType<Candidates['next']>>,
+    retryIndex: number,
+    lastError: GatewayError | undefined,
+  ): Promise<Response> => {
+    const { call, trace, purse, running } = job
+    const entry: Attempt = {
+      channel,
+      keyIndex: 0,
+      group: purse.group,
+      upstreamModel: call.model,
+      way: 'forward',
+      startedAtMs: clock.monotonic(),
+      endedAtMs: 0,
+      status: 0,
+      reason: '',
+    }
+    trace.attempts.push(entry)
+    let exchange: Exchange | undefined
+    let tally: Tally | undefined
+    let built: Built | undefined
+    try {
+      const key = channels.takeKey(channel)
+      if (!key) throw new GatewayError('channel:no_available_key')
+      const upstreamModel = channels.upstreamModel(channel, call.model)
+      built = await buildUpstream(call, channel, key.key, upstreamModel, {
+        isPassThrough:
+          options.get('global.pass_through_request_enabled') || channel.setting.pass_through_body_enabled === true,
+        isUsageForced: deps.isUsageForced,
+        defaultMaxTokens: options.get('claude.default_max_tokens'),
+        group: purse.group,
+        retryIndex,
+        lastError,
+      })
+      Object.assign(entry, { keyIndex: key.index, upstreamModel, way: built.way })
+      if (channel.setting.drain === true) drainingCalls.add(call)
+      else drainingCalls.delete(call)
+      tally = createTally({
+        model: call.model,
+        inputTokens: call.inputTokens,
+        isTextCounted: deps.isTextCounted,
+        mapUsage: channel.provider.mapUsage,
+      })
+      exchange = await sender.send({
+        url: built.url,
+        headers: built.headers,
+        body: built.body,
+        proxy: channel.setting.proxy ?? '',
+        limits,
+        onOpen: running.open,
+      })
+      const { response } = exchange
+      entry.status = response.status
+      const secrets = [key.key]
+      if (!response.ok) throw await upstreamFailure(exchange, channel, secrets)
+      const isEvents = (response.headers.get('content-type') ?? '').includes('text/event-stream')
+      const transforms = call.isStream && channel.provider.transformStream !== undefined
+      return call.isStream && (isEvents || transforms)
+        ? await stream({ job, entry, built, exchange, tally })
+        : await whole({ job, entry, built, exchange, tally, secrets })
+    } catch (thrown) {
+      const error = asGatewayError(thrown)
+      exchange?.abort('done')
+      exchange?.close()
+      entry.endedAtMs = clock.monotonic()
+      entry.reason = entry.reason || `${error.code}: ${error.upstream?.message ?? error.public}`
+      if (error.blame === 'upstream' || error.code.startsWith('channel:'))
+        channels.report({ channelId: channel.id, keyIndex: entry.keyIndex, error })
+      // The upstream had the request: what it read is paid for, though nobody waits for the answer.
+      const reason = running.abortedBy()
+      if (built && tally && !running.isSettled && (reason === 'client-gone' || reason === 'shutting-down')) {
+        await settle({ job, entry, built, exchange, tally }, reason, error)
+      }
+      throw error
+    }
+  }
+
+  interface Served {
+    readonly job: Job
+    readonly entry: Attempt
+    readonly built: Built
+    readonly exchange: Exchange | undefined
+    readonly tally: Tally
+  }
+
+  /** Ends the hold. @throws GatewayError when the journal does not take it; nothing is charged then */
+  const settle = async (
+    { job, entry, built, exchange, tally }: Served,
+    ending: Ending,
+    error?: GatewayError,
+    skippedFrames = 0,
+  ): Promise<void> => {
+    const { call, trace, purse, running } = job
+    if (running.isSettled) return
+    running.isSettled = true
+    if (entry.endedAtMs === 0) entry.endedAtMs = clock.monotonic()
+    // A stream that came in one piece ends before its first byte is sent.
+    trace.firstByteAtMs ??= clock.monotonic()
+    if (error && entry.reason === '') entry.reason = `${error.code}: ${error.public}`
+    const bill = tally.bill(ending === 'complete')
+    const charge = prices.charge(purse.price, bill.usage)
+    const record = consumedRecord(
+      {
+        call,
+        trace,
+        purse,
+        charge,
+        ending,
+        error,
+        isCounted: bill.isCounted,
+        upstreamRequestId: upstreamId(exchange),
+        protocol: built.protocol,
+        losses: built.losses,
+        touched: built.touched,
+        isPromptChanged: built.isPromptChanged,
+        skippedFrames,
+      },
+      now(),
+    )
+    try {
+      await purse.hold.settle({ quota: isFree(call) ? 0 : charge.quota, record })
+    } catch (failure) {
+      log.error('a charge was not journalled; the call ends in an error', { requestId: call.id, error: failure })
+      await purse.hold.release()
+      throw asGatewayError(failure)
+    }
+    log.info('call', {
+      requestId: call.id,
+      protocol: call.endpoint.protocol,
+      operation: call.endpoint.operation,
+      model: call.model,
+      channel: entry.channel.id,
+      way: entry.way,
+      ending,
+      attempts: trace.attempts.length,
+      ms: Math.round(clock.monotonic() - call.startedAtMs),
+      inputTokens: bill.usage.inputTokens,
+      outputTokens: bill.usage.outputTokens,
+      quota: charge.quota,
+      ...(built.losses.length > 0 && { losses: built.losses.length }),
+    })
+  }
+
+  const whole = async (served: Served & { readonly secrets: readonly string[]; readonly exchange: Exchange }) => {
+    const { job, entry, built, exchange, tally, secrets } = served
+    const { call } = job
+    const { provider } = entry.channel
+    let bytes: Uint8Array<ArrayBuffer>
+    try {
+      bytes = await exchange.response.bytes()
+    } catch (cause) {
+      throw asSendError(exchange.abortedBy(), cause)
+    }
+    exchange.close()
+    let json: unknown
+    try {
+      json = JSON.parse(new TextDecoder().decode(bytes))
+    } catch (cause) {
+      throw new GatewayError(bytes.length === 0 ? 'empty_response' : 'bad_response_body', { cause })
+    }
+    const unwrapped = provider.unwrap ? provider.unwrap(json, built.upstreamCall, built.upstreamChannel) : json
+    const said = errorInBody(unwrapped, secrets)
+    if (said) throw failureOf(said.status, said, entry.channel)
+    const reading = call.endpoint.operation === 'chat' ? codecs[built.protocol] : call.endpoint.reading
+    const isForwarded = built.protocol === call.endpoint.protocol
+    let body: Uint8Array<ArrayBuffer> | string = unwrapped === json ? bytes : JSON.stringify(unwrapped)
+    try {
+      const decoded = reading.decodeResponse(unwrapped)
+      tally.seeWhole(decoded)
+      if (!isForwarded)
+        body = JSON.stringify(
+          codecs[call.endpoint.protocol].encodeResponse(decoded, {
+            id: call.id,
+            model: call.model,
+            createdAtSec: Math.floor(clock.now() / 1000),
+          }).json,
+        )
+    } catch (cause) {
+      if (!isForwarded) throw asGatewayError(cause)
+      // The bytes are the client's whatever we make of them; the bill is counted.
+      log.warn('an answer could not be read; it is metered as unknown', { requestId: call.id, error: cause })
+    }
+    await settle(served, 'complete')
+    return wholeResponse(body, isForwarded ? exchange.response.headers : undefined, call.id, stamp)
+  }
+
+  const stream = async (served: Served & { readonly exchange: Exchange }): Promise<Response> => {
+    const { job, entry, built, exchange, tally } = served
+    const { call, trace, purse, running } = job
+    const { provider } = entry.channel
+    const raw = exchange.response.body
+    if (!raw) throw new GatewayError('empty_response')
+    const source = provider.transformStream ? provider.transformStream(raw, built.upstreamCall) : raw
+    const codec = codecs[call.endpoint.protocol]
+    const decoder =
+      call.endpoint.operation === 'chat'
+        ? codecs[built.protocol].streamDecoder()
+        : call.endpoint.reading.streamDecoder()
+    const encoder =
+      built.protocol === call.endpoint.protocol
+        ? undefined
+        : codec.streamEncoder({
+            model: call.model,
+            id: call.id,
+            createdAtSec: Math.floor(clock.now() / 1000),
+            includeUsage: call.includeUsage === true,
+            inputTokensEstimate: call.inputTokens,
+          })
+    const pump = createPump({
+      exchange,
+      reader: source.getReader(),
+      decoder,
+      encoder,
+      hidesUsage: built.hidesUsage,
+      tally,
+      gauge: createGauge({
+        prices,
+        price: purse.price,
+        hold: purse.hold,
+        inputTokens: call.inputTokens,
+        isCovered: call.maxOutputTokens !== undefined,
+      }),
+      maxLineChars: limits.lineChars,
+      drains: entry.channel.setting.drain === true,
+      encodeError: (error) => codec.encodeStreamError(error, call.id),
+      async settle(ending, error) {
+        try {
+          await settle(served, ending, error, decoder.skipped())
+        } finally {
+          running.close()
+          leave(running)
+        }
+      },
+    })
+    await pump.prime()
+    trace.firstByteAtMs = clock.monotonic()
+    running.handOver(pump)
+    return streamResponse(pump.body, call.id, stamp)
+  }
+
+  const upstreamFailure = async (
+    exchange: Exchange,
+    channel: Attempt['channel'],
+    secrets: readonly string[],
+  ): Promise<GatewayError> => {
+    const { response } = exchange
+    const text = await readText(response, MAX_ERROR_BYTES).catch(() => '')
+    const reason = exchange.abortedBy()
+    if (reason !== undefined) return asSendError(reason, undefined)
+    return failureOf(response.status, readUpstreamError(response.status, text, secrets), channel)
+  }
+
+  const failureOf = (
+    status: number,
+    upstream: ReturnType<typeof readUpstreamError>,
+    channel: Attempt['channel'],
+  ): GatewayError => {
+    const verdict = channel.provider.judge?.(status, upstream)
+    return new GatewayError('bad_response_status_code', {
+      status: mappedStatus(channel, status),
+      public: upstream.message,
+      upstream,
+      ...(verdict === 'stop' && { retry: false }),
+      ...(verdict === 'next' && { retry: true }),
+    })
+  }
+
+  return {
+    carry,
+    noteRefusal,
+    active: (): number => live.size,
+    /** Live calls finish; at the deadline they are aborted, and each still ends its bill. */
+    async drain(deadlineMs: number): Promise<void> {
+      if (live.size > 0) {
+        const idle = new Promise<void>((resolve) => {
+          onIdle = resolve
+        })
+        await Promise.race([idle, Bun.sleep(Math.max(deadlineMs, 0))])
+        for (const call of [...live]) call.abort('shutting-down')
+        if (live.size > 0) await Promise.race([idle, Bun.sleep(ABORT_MS)])
+      }
+      await refusals.flush()
+    },
+  }
+}
+export type Calls = ReturnType<typeof createCalls>
+
+/** Nobody pays: a channel test, or a count of tokens. */
+const isFree = (call: Call): boolean => call.isTest || call.endpoint.operation === 'count-tokens'
+
+/** What aborted calls get to end their bills. */
+const ABORT_MS = 2_000
+
+const payerOf = ({ caller }: Call) => ({
+  userId: caller.userId,
+  apiKeyId: caller.apiKeyId,
+  isUnlimitedKey: caller.isUnlimitedKey,
+})
+
+const upstreamId = (exchange: Exchange | undefined): string => {
+  for (const name of UPSTREAM_ID_HEADERS) {
+    const value = exchange?.response.headers.get(name)
+    if (value) return value
+  }
+  return ''
+}
+
+async function readText(response: Response, maxBytes: number): Promise<string> {
+  const decoder = new TextDecoder()
+  let text = ''
+  let size = 0
+  for await (const chunk of response.body ?? []) {
+    size += chunk.byteLength
+    text += decoder.decode(chunk, { stream: true })
+    if (size > maxBytes) break
+  }
+  return text
+}
+
+/** Counted once for the hold and, where nothing is reported, the bill. */
+export const countInput = (call: Pick<Call, 'endpoint' | 'json' | 'model'>, isTextCounted: boolean): number =>
+  isTextCounted ? estimateInputTokens(call.endpoint.reading.countable(call.json), call.model) : 0

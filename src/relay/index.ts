@@ -1,0 +1,256 @@
+/** The relay: carries calls of model clients to upstream channels and bills them. Its routes take raw bytes. */
+import { Elysia } from 'elysia'
+import type { Accounts, Caller } from '../domain/accounts/index.ts'
+import type { Ledger, Prices } from '../domain/billing/index.ts'
+import type { Channels, TestQuery, TestResult } from '../domain/channels/index.ts'
+import type { Options } from '../domain/options/index.ts'
+import { asGatewayError, GatewayError } from '../errors.ts'
+import type { Clock } from '../lib/clock.ts'
+import { newRequestId } from '../lib/headers.ts'
+import type { Log } from '../lib/log.ts'
+import { codecs } from '../protocol/index.ts'
+import { type CallsDeps, countInput, createCalls } from './calls.ts'
+import { createModelLists, listDialect } from './models.ts'
+import { completions, embeddings } from './plain.ts'
+import { readBody } from './read.ts'
+import { createRefusals } from './refusals.ts'
+import { errorResponse, jsonResponse, type Stamp } from './respond.ts'
+import { testBody } from './test-call.ts'
+import type { Call, Endpoint } from './types.ts'
+import { createSender } from './upstream.ts'
+import { createWatch } from './watch.ts'
+
+/** The part of Bun's server that tells whose connection this is. */
+interface PeerSource {
+  requestIP(request: Request): { readonly address: string } | null
+}
+
+export interface RelayDeps {
+  readonly accounts: Pick<Accounts, 'authenticate' | 'credentialOf'>
+  readonly channels: Channels
+  readonly ledger: Ledger
+  readonly prices: Prices
+  readonly options: Options
+  readonly log: Log
+  readonly clock: Clock
+  readonly fetch: (url: string, init: RequestInit) => Promise<Response>
+  readonly clientIp: (request: Request, server: PeerSource | null) => string
+  readonly isReady: () => boolean
+  readonly version: string
+  readonly nodeName: string
+  /** Keep a row also of calls that were refused (`ERROR_LOG_ENABLED`). */
+  readonly isErrorLogged: boolean
+  /** Ask upstreams for the usage of streams (`FORCE_STREAM_OPTION`). */
+  readonly isUsageForced: boolean
+  /** Count texts here (`CountToken`). */
+  readonly isTextCounted: boolean
+  readonly isTlsChecked: boolean
+  readonly limits: CallsDeps['limits'] & { readonly bodyBytes: number }
+}
+
+const CORS = {
+  'access-control-allow-origin': '*',
+  'access-control-allow-credentials': 'true',
+  'access-control-allow-methods': 'GET, POST, PUT, DELETE, OPTIONS',
+  'access-control-allow-headers': '*',
+}
+/** How late a time-out may be noticed. */
+const WATCH_MS = 250
+
+const chat = (path: string): Endpoint => ({
+  operation: 'chat',
+  protocol: 'openai-chat',
+  path,
+  reading: codecs['openai-chat'],
+})
+const ENDPOINTS: readonly Endpoint[] = [
+  chat('/v1/chat/completions'),
+  { operation: 'completions', protocol: 'openai-chat', path: '/v1/completions', reading: completions },
+  { operation: 'embeddings', protocol: 'openai-chat', path: '/v1/embeddings', reading: embeddings },
+  { operation: 'chat', protocol: 'claude', path: '/v1/messages', reading: codecs.claude },
+]
+const COUNT_TOKENS: Endpoint = {
+  operation: 'count-tokens',
+  protocol: 'claude',
+  path: '/v1/messages/count_tokens',
+  reading: codecs.claude,
+}
+
+export function createRelay(deps: RelayDeps) {
+  const { accounts, channels, ledger, prices, clock, log, limits } = deps
+  const stamp: Stamp = { version: deps.version, nodeName: deps.nodeName }
+  const watch = createWatch(clock, WATCH_MS)
+  const refusals = createRefusals({
+    clock,
+    write: (record) =>
+      ledger.note(record).catch((error: unknown) => log.error('joined refusals were not journalled', { error })),
+  })
+  const sender = createSender({ fetch: deps.fetch, clock, watch, isTlsChecked: deps.isTlsChecked })
+  const calls = createCalls({ ...deps, sender, refusals, stamp })
+  const models = createModelLists({ channels, prices })
+
+  /** @throws GatewayError */
+  const authenticate = (request: Request, url: URL, server: PeerSource | null): Promise<Caller> => {
+    if (!deps.isReady()) throw new GatewayError('not_ready', { retryAfterSec: 1 })
+    return accounts.authenticate(accounts.credentialOf(request, url), deps.clientIp(request, server))
+  }
+
+  /** Reads a call; one that cannot be read leaves its row, too. @throws GatewayError */
+  const read = async (request: Request, url: URL, endpoint: Endpoint, caller: Caller, id: string): Promise<Call> => {
+    const startedAtMs = clock.monotonic()
+    try {
+      const body = await readBody(request, limits.bodyBytes)
+      const peek = endpoint.reading.peek(body.json)
+      const call = {
+        ...peek,
+        ...body,
+        id,
+        endpoint,
+        caller,
+        clientHeaders: request.headers,
+        query: url.searchParams,
+        startedAtMs,
+        isTest: false,
+      }
+      return { ...call, inputTokens: countInput(call, deps.isTextCounted) }
+    } catch (thrown) {
+      const error = asGatewayError(thrown)
+      const facts = { id, endpoint, caller, startedAtMs, model: '', isStream: false }
+      const trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
+      await calls.noteRefusal(facts, trace, caller.groups[0] ?? '', error)
+      throw error
+    }
+  }
+
+  const serve = async (request: Request, server: PeerSource | null, endpoint: Endpoint): Promise<Response> => {
+    const id = newRequestId(clock.now())
+    try {
+      const url = new URL(request.url)
+      const caller = await authenticate(request, url, server)
+      const call = await read(request, url, endpoint, caller, id)
+      if (endpoint === COUNT_TOKENS) return await countTokens(call, request.signal)
+      return await calls.carry(call, request.signal)
+    } catch (thrown) {
+      return errorResponse(asGatewayError(thrown), endpoint.protocol, id, stamp)
+    }
+  }
+
+  /** An upstream that counts is asked; where none does, our own count answers. Costs nothing. */
+  const countTokens = async (call: Call, signal: AbortSignal): Promise<Response> => {
+    const isOffered = call.caller.groups.some((group) => {
+      const candidates = channels.candidates({ model: call.model, group, forcedChannelId: call.caller.forcedChannelId })
+      const channel = candidates.next(0, new Set())
+      return channel?.provider.speaks['count-tokens'] !== undefined
+    })
+    if (isOffered) return calls.carry(call, signal)
+    return jsonResponse({ input_tokens: call.inputTokens }, call.id, stamp)
+  }
+
+  const listed = async (
+    request: Request,
+    server: PeerSource | null,
+    answer: (caller: Caller, url: URL) => unknown,
+  ): Promise<Response> => {
+    const id = newRequestId(clock.now())
+    const url = new URL(request.url)
+    try {
+      return jsonResponse(answer(await authenticate(request, url, server), url), id, stamp)
+    } catch (thrown) {
+      const protocol = listDialect(request, url) === 'claude' ? 'claude' : 'openai-chat'
+      return errorResponse(asGatewayError(thrown), protocol, id, stamp)
+    }
+  }
+
+  const unknownPath = (request: Request): Response => {
+    const { pathname } = new URL(request.url)
+    const error = new GatewayError('not_found', { params: { method: request.method, path: pathname } })
+    const protocol = pathname.startsWith('/v1/messages') ? 'claude' : 'openai-chat'
+    return errorResponse(error, protocol, newRequestId(clock.now()), stamp)
+  }
+
+  /** A small call through the same path, at nobody's cost. */
+  const test = async (query: TestQuery): Promise<TestResult> => {
+    const { channel, user } = query
+    const model = query.model || channel.testModel || channel.models[0] || ''
+    const startedAtMs = clock.monotonic()
+    const { endpoint, json } = testBody(query, model, [...ENDPOINTS])
+    const call = {
+      ...endpoint.reading.peek(json),
+      id: newRequestId(clock.now()),
+      endpoint,
+      caller: testCaller(user, channel.id, channel.groups),
+      bytes: new TextEncoder().encode(JSON.stringify(json)),
+      json,
+      isModelAmbiguous: false,
+      clientHeaders: new Headers(),
+      query: new URLSearchParams(),
+      startedAtMs,
+      isTest: true,
+    }
+    const done = (message: string, errorCode?: string): TestResult => ({
+      isOk: message === '',
+      message,
+      ms: Math.round(clock.monotonic() - startedAtMs),
+      ...(errorCode !== undefined && { errorCode }),
+    })
+    try {
+      const counted = { ...call, inputTokens: countInput(call, deps.isTextCounted) }
+      const response = await calls.carry(counted, new AbortController().signal)
+      await response.bytes()
+      return done('')
+    } catch (thrown) {
+      const error = asGatewayError(thrown)
+      return done(error.upstream?.message ?? error.public, error.upstream?.code ?? error.code)
+    }
+  }
+
+  const routes = new Elysia({ name: 'relay' })
+  for (const endpoint of [...ENDPOINTS, COUNT_TOKENS]) {
+    routes.post(endpoint.path, ({ request, server }) => serve(request, server, endpoint), {
+      parse: 'none',
+      detail: { hide: true },
+    })
+  }
+  routes
+    .get('/v1/models', ({ request, server }) =>
+      listed(request, server, (caller, url) => models.list(caller, listDialect(request, url))),
+    )
+    .get('/v1/models/*', ({ request, server, params }) =>
+      listed(request, server, (caller, url) =>
+        models.find(caller, decodeURIComponent(params['*']), listDialect(request, url)),
+      ),
+    )
+    .get('/v1beta/models', ({ request, server }) => listed(request, server, (caller) => models.list(caller, 'gemini')))
+    .get('/v1beta/openai/models', ({ request, server }) =>
+      listed(request, server, (caller) => models.list(caller, 'openai')),
+    )
+    .options('/v1/*', () => new Response(null, { status: 204, headers: CORS }))
+    .all('/v1/*', ({ request }) => unknownPath(request), { parse: 'none' })
+
+  return { routes, test, active: calls.active, drain: calls.drain }
+}
+export type Relay = ReturnType<typeof createRelay>
+
+/** Who tests a channel: a person of the console, without an API key, on exactly this channel. */
+const testCaller = (
+  user: { readonly id: number; readonly name: string },
+  channelId: number,
+  groups: readonly string[],
+): Caller => ({
+  userId: user.id,
+  username: user.name,
+  role: 100,
+  userGroup: 'default',
+  apiKeyId: 0,
+  apiKeyName: '',
+  tokenGroup: '',
+  groups: groups.slice(0, 1),
+  isAuto: false,
+  crossGroupRetry: false,
+  isUnlimitedKey: true,
+  modelLimits: undefined,
+  acceptsUnpriced: true,
+  recordsIp: false,
+  forcedChannelId: channelId,
+  ip: '',
+})

@@ -1,0 +1,66 @@
+/** Lists of models in the dialects of the clients that ask: what the caller's groups have a channel and a price for. */
+import type { Caller } from '../domain/accounts/index.ts'
+import type { Prices } from '../domain/billing/index.ts'
+import { type Channels, normaliseModel } from '../domain/channels/index.ts'
+import { GatewayError } from '../errors.ts'
+
+export type ListDialect = 'openai' | 'claude' | 'gemini'
+
+/** Models have no date of their own here: a fixed one, as clients expect some. */
+const CREATED_SEC = 1_626_777_600
+
+/** @returns `claude` and `gemini` by the headers that only their clients send */
+export function listDialect(request: Request, url: URL): ListDialect {
+  if (request.headers.has('x-api-key') && request.headers.has('anthropic-version')) return 'claude'
+  if (request.headers.has('x-goog-api-key') || url.searchParams.has('key')) return 'gemini'
+  return 'openai'
+}
+
+export function createModelLists({ channels, prices }: { readonly channels: Channels; readonly prices: Prices }) {
+  const namesFor = (caller: Caller): readonly string[] =>
+    channels
+      .models(caller.groups)
+      .filter(
+        (model) =>
+          !caller.modelLimits || caller.modelLimits.has(model) || caller.modelLimits.has(normaliseModel(model)),
+      )
+      .filter((model) => caller.acceptsUnpriced || prices.has(model))
+
+  const openaiModel = (model: string) => ({
+    id: model,
+    object: 'model',
+    created: CREATED_SEC,
+    owned_by: 'headgate',
+    supported_endpoint_types: ['openai', 'anthropic'],
+  })
+  const claudeModel = (model: string) => ({
+    id: model,
+    created_at: new Date(CREATED_SEC * 1000).toISOString(),
+    display_name: model,
+    type: 'model',
+  })
+
+  return {
+    list(caller: Caller, dialect: ListDialect): unknown {
+      const names = namesFor(caller)
+      switch (dialect) {
+        case 'claude':
+          return {
+            data: names.map(claudeModel),
+            first_id: names[0] ?? null,
+            has_more: false,
+            last_id: names.at(-1) ?? null,
+          }
+        case 'gemini':
+          return { models: names.map((name) => ({ name, displayName: name })), nextPageToken: null }
+        case 'openai':
+          return { success: true, object: 'list', data: names.map(openaiModel) }
+      }
+    },
+    /** @throws GatewayError 404 for a model that the caller cannot use */
+    find(caller: Caller, model: string, dialect: ListDialect): unknown {
+      if (!namesFor(caller).includes(model)) throw new GatewayError('unknown_model', { params: { model } })
+      return dialect === 'claude' ? claudeModel(model) : openaiModel(model)
+    },
+  }
+}

@@ -1,0 +1,99 @@
+/**
+ * Operations that one dialect has: legacy completions and embeddings. They are carried as they are; here is only what
+ * routing, the estimate and the bill need to read of them, by way of the chat codec of the same dialect.
+ */
+import { GatewayError } from '../errors.ts'
+import { type Countable, codecs, type Peek } from '../protocol/index.ts'
+import type { Reading } from './types.ts'
+
+type Json = Record<string, unknown>
+const chat = codecs['openai-chat']
+const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
+const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : [])
+const invalid = (reason: string): GatewayError => new GatewayError('invalid_request', { params: { reason } })
+/** relay.md 23: no request may ask for more output tokens than this. */
+const MAX_OUTPUT_TOKENS = 1_073_741_823
+
+function modelOf(json: Json): string {
+  if (typeof json['model'] !== 'string' || json['model'] === '')
+    throw invalid('`model` must be a text that names a model')
+  return json['model']
+}
+
+function countOf(json: Json, name: string): number | undefined {
+  const value = json[name]
+  if (value === undefined || value === null) return undefined
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > MAX_OUTPUT_TOKENS)
+    throw invalid(`\`${name}\` must be a whole number from 0 to ${MAX_OUTPUT_TOKENS}`)
+  return value
+}
+
+const texts = (value: unknown): readonly string[] =>
+  typeof value === 'string' ? [value] : listOf(value).filter((item): item is string => typeof item === 'string')
+
+/** Prompts and inputs may also be lists of token numbers: each is a token, written here as a word of its own. */
+const tokenTexts = (value: unknown): readonly string[] =>
+  listOf(value).flatMap((item) =>
+    typeof item === 'number' ? ['a '] : listOf(item).flatMap((inner) => (typeof inner === 'number' ? ['a '] : [])),
+  )
+
+const countableOf = (value: unknown): Countable => ({
+  texts: [...texts(value), tokenTexts(value).join('')],
+  messages: 0,
+  names: 0,
+  tools: 0,
+  images: 0,
+  audios: 0,
+  videos: 0,
+  files: 0,
+})
+
+export const completions: Reading = {
+  peek(value): Peek {
+    const json = value as Json
+    const model = modelOf(json)
+    const { prompt, stream } = json
+    if (prompt === undefined || prompt === null) throw invalid('`prompt` is missing')
+    if (typeof prompt !== 'string' && !Array.isArray(prompt)) throw invalid('`prompt` must be a text or a list')
+    if (stream !== undefined && stream !== null && typeof stream !== 'boolean')
+      throw invalid('`stream` must be true or false')
+    const maxOutputTokens = countOf(json, 'max_tokens')
+    const choices = Math.max(countOf(json, 'n') ?? 1, countOf(json, 'best_of') ?? 1)
+    const prompts = Array.isArray(prompt) && typeof prompt[0] !== 'number' ? Math.max(prompt.length, 1) : 1
+    const options = isObject(json['stream_options']) ? json['stream_options'] : {}
+    return {
+      model,
+      isStream: stream === true,
+      choices: choices * prompts,
+      ...(maxOutputTokens !== undefined && { maxOutputTokens }),
+      ...(typeof options['include_usage'] === 'boolean' && { includeUsage: options['include_usage'] }),
+    }
+  },
+  countable: (json) => countableOf((json as Json)['prompt']),
+  // The chat codec reads the legacy `text` of choices, too.
+  decodeResponse: chat.decodeResponse,
+  streamDecoder: chat.streamDecoder,
+}
+
+export const embeddings: Reading = {
+  peek(value): Peek {
+    const json = value as Json
+    const model = modelOf(json)
+    const { input } = json
+    if (input === undefined || input === null || (typeof input !== 'string' && !Array.isArray(input)))
+      throw invalid('`input` must be a text or a list')
+    return { model, isStream: false, maxOutputTokens: 0 }
+  },
+  countable: (json) => countableOf((json as Json)['input']),
+  decodeResponse(json) {
+    if (!isObject(json) || !Array.isArray(json['data'])) throw new GatewayError('bad_response_body')
+    const usage = isObject(json['usage']) ? { completion_tokens: 0, ...json['usage'] } : undefined
+    return chat.decodeResponse({
+      id: '',
+      model: '',
+      choices: [{ index: 0, message: { role: 'assistant', content: '' }, finish_reason: 'stop' }],
+      usage,
+    })
+  },
+  streamDecoder: () => chat.streamDecoder(),
+}

@@ -1,0 +1,79 @@
+/** Answers to the client: fresh responses with filtered headers, and errors in the client's dialect. */
+import type { GatewayError } from '../errors.ts'
+import { codecs, type Protocol } from '../protocol/index.ts'
+
+/** What every answer of this node carries. */
+export interface Stamp {
+  readonly version: string
+  readonly nodeName: string
+}
+
+/** Of one connection, of the bytes as the upstream sent them, or the upstream's own business. */
+const NOT_FORWARDED = new Set([
+  'connection',
+  'keep-alive',
+  'proxy-authenticate',
+  'proxy-connection',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+  'content-length',
+  'content-encoding',
+  'set-cookie',
+  'alt-svc',
+  'server',
+  'date',
+  'via',
+  'strict-transport-security',
+  'access-control-allow-origin',
+  'access-control-allow-headers',
+  'access-control-allow-methods',
+  'access-control-allow-credentials',
+  'access-control-expose-headers',
+  'x-oneapi-request-id',
+  'x-new-api-version',
+])
+
+const stamped = (headers: Headers, requestId: string, stamp: Stamp): Headers => {
+  headers.set('x-oneapi-request-id', requestId)
+  headers.set('x-new-api-version', stamp.version)
+  headers.set('x-headgate-node', stamp.nodeName)
+  headers.set('access-control-allow-origin', '*')
+  return headers
+}
+
+/** @param upstream headers to hand on; absent when the body is our own */
+export function wholeResponse(
+  body: Uint8Array<ArrayBuffer> | string,
+  upstream: Headers | undefined,
+  requestId: string,
+  stamp: Stamp,
+): Response {
+  const headers = new Headers()
+  for (const [name, value] of upstream ?? []) if (!NOT_FORWARDED.has(name)) headers.set(name, value)
+  if (!headers.has('content-type')) headers.set('content-type', 'application/json')
+  return new Response(body, { headers: stamped(headers, requestId, stamp) })
+}
+
+export function streamResponse(body: ReadableStream<Uint8Array>, requestId: string, stamp: Stamp): Response {
+  const headers = new Headers({
+    'content-type': 'text/event-stream',
+    'cache-control': 'no-cache',
+    // Without it a plain nginx holds the stream back to its end.
+    'x-accel-buffering': 'no',
+  })
+  return new Response(body, { headers: stamped(headers, requestId, stamp) })
+}
+
+export function errorResponse(error: GatewayError, protocol: Protocol, requestId: string, stamp: Stamp): Response {
+  const encoded = codecs[protocol].encodeError(error, requestId)
+  const headers = new Headers({ ...encoded.headers, 'content-type': 'application/json' })
+  return new Response(JSON.stringify(encoded.json), {
+    status: encoded.status,
+    headers: stamped(headers, requestId, stamp),
+  })
+}
+
+export const jsonResponse = (json: unknown, requestId: string, stamp: Stamp): Response =>
+  wholeResponse(JSON.stringify(json), undefined, requestId, stamp)

@@ -1,0 +1,73 @@
+/** What the parts of the relay hand to each other. */
+import type { Caller } from '../domain/accounts/index.ts'
+import type { Hold, Price } from '../domain/billing/index.ts'
+import type { Channel } from '../domain/channels/index.ts'
+import type { ChatResponse, Countable, Peek, Protocol, StreamDecoder } from '../protocol/index.ts'
+import type { Operation } from '../provider/provider.ts'
+
+/** How an operation's bodies are read, in the client's dialect or the upstream's. */
+export interface Reading {
+  peek(json: unknown): Peek
+  countable(json: unknown): Countable
+  /** Text and usage of a complete answer. */
+  decodeResponse(json: unknown): ChatResponse
+  streamDecoder(): StreamDecoder
+}
+
+/** A route of the relay. */
+export interface Endpoint {
+  readonly operation: Operation
+  /** The client's dialect, also that of its errors. */
+  readonly protocol: Protocol
+  readonly path: string
+  readonly reading: Reading
+}
+
+/** One authenticated call, read and understood; never changed. */
+export interface Call extends Peek {
+  readonly id: string
+  readonly endpoint: Endpoint
+  readonly caller: Caller
+  readonly bytes: Uint8Array<ArrayBuffer>
+  readonly json: Readonly<Record<string, unknown>>
+  readonly isModelAmbiguous: boolean
+  readonly clientHeaders: Headers
+  readonly query: URLSearchParams
+  readonly startedAtMs: number
+  /** Counted from the body: for the hold, and for the bill when the upstream reports nothing. */
+  readonly inputTokens: number
+  /** A test of a channel: patterns pass no client headers, nobody pays. */
+  readonly isTest: boolean
+}
+
+/** What happened to one try on one channel; goes to the log. */
+export interface Attempt {
+  readonly channel: Channel
+  readonly keyIndex: number
+  readonly group: string
+  readonly upstreamModel: string
+  readonly way: 'forward' | 'patch' | 'convert'
+  readonly startedAtMs: number
+  endedAtMs: number
+  /** The upstream's status; 0 when none was received. */
+  status: number
+  /** Why it failed; empty when it served the call. */
+  reason: string
+}
+
+/** How the money of a call stands while it runs. */
+export interface Purse {
+  price: Price
+  hold: Hold
+  group: string
+}
+
+/** Why a call ended. Only `complete` is a whole answer. */
+export type Ending =
+  | 'complete'
+  | 'client-gone'
+  | 'upstream-cut'
+  | 'upstream-error'
+  | 'timeout'
+  | 'out-of-quota'
+  | 'shutting-down'

@@ -1,0 +1,43 @@
+/**
+ * Deadlines of everything that is under way, looked at by one timer: thousands of streams move their deadline with every
+ * chunk, which is one store here and would be a timer each otherwise. The timer runs only while something is watched.
+ */
+import type { Clock } from '../lib/clock.ts'
+
+export interface Watched {
+  /** Monotonic milliseconds; Infinity for never. May be moved at any time. */
+  dueAtMs: number
+  /** Called once the deadline has passed; must move it or leave the watch, and must not throw. */
+  due(nowMs: number): void
+}
+
+export interface Watch {
+  add(watched: Watched): void
+  delete(watched: Watched): void
+  readonly size: number
+}
+
+/** @param everyMs how late a deadline may be noticed */
+export function createWatch(clock: Clock, everyMs: number): Watch {
+  const all = new Set<Watched>()
+  let timer: ReturnType<typeof setInterval> | undefined
+
+  const look = () => {
+    const now = clock.monotonic()
+    for (const watched of all) if (watched.dueAtMs <= now) watched.due(now)
+  }
+  return {
+    add(watched) {
+      all.add(watched)
+      timer ??= setInterval(look, everyMs)
+    },
+    delete(watched) {
+      if (!all.delete(watched) || all.size > 0) return
+      clearInterval(timer)
+      timer = undefined
+    },
+    get size() {
+      return all.size
+    },
+  }
+}
