@@ -1,0 +1,251 @@
+/**
+ * Who an API key belongs to and what it may do, answered from memory. Entries are found by a keyed hash of the whole key
+ * and die with the topics `api-keys` and `users`; while the database is gone they serve on for the lease, no longer.
+ * Reads no balance: whether money is there is the ledger's question.
+ */
+import { randomBytes } from 'node:crypto'
+import { eq, inArray } from 'drizzle-orm'
+import { type Db, DbError } from '../../db/index.ts'
+import { GatewayError } from '../../errors.ts'
+import type { Clock } from '../../lib/clock.ts'
+import type { Log } from '../../lib/log.ts'
+import type { Topics } from '../../state/index.ts'
+import { autoGroups, type Options, usableGroups } from '../options/index.ts'
+import { ROLE, USER_STATUS } from './actor.ts'
+import { KEY_STATUS, type KeyOwner, readKeyOwners } from './api-key-owner.ts'
+import { parseCredential } from './credential.ts'
+
+/** Who makes a call, as the relay needs it. */
+export interface Caller {
+  readonly userId: number
+  readonly username: string
+  readonly role: number
+  readonly userGroup: string
+  readonly apiKeyId: number
+  readonly apiKeyName: string
+  /** The key's own group; '' when it has none. */
+  readonly tokenGroup: string
+  /** Groups to try in order; `auto` is expanded. */
+  readonly groups: readonly string[]
+  readonly isAuto: boolean
+  readonly crossGroupRetry: boolean
+  readonly isUnlimitedKey: boolean
+  /** Normalised model names; undefined: any. */
+  readonly modelLimits: ReadonlySet<string> | undefined
+  readonly acceptsUnpriced: boolean
+  readonly recordsIp: boolean
+  readonly forcedChannelId: number | undefined
+  /** Normalised. */
+  readonly ip: string
+}
+
+export interface AuthenticatorDeps {
+  readonly db: Db
+  readonly topics: Topics
+  readonly options: Options
+  readonly log: Log
+  readonly clock: Clock
+  /** How long an entry is taken for true without asking again, ms. */
+  readonly freshMs: number
+  /** How much longer it may serve while the database is gone, ms. */
+  readonly leaseMs: number
+  readonly maxEntries?: number
+}
+
+interface Entry {
+  readonly owner: KeyOwner
+  /** The generation it was read in; a change of a topic begins a new one. */
+  readonly generation: number
+  readonly loadedAtMs: number
+  usedAtMs: number
+}
+
+const MAX_ENTRIES = 20_000
+/** Width of `tokens.key`. */
+const MAX_KEY_LENGTH = 128
+const RELOAD_BATCH = 500
+
+export function createAuthenticator(deps: AuthenticatorDeps) {
+  const { db, options, log, clock, freshMs, leaseMs, maxEntries = MAX_ENTRIES } = deps
+  const secret = randomBytes(32)
+  const entries = new Map<string, Entry>()
+  const loads = new Map<string, { readonly generation: number; readonly owner: Promise<KeyOwner | undefined> }>()
+  const groupsOf = new WeakMap<KeyOwner, { readonly state: unknown; readonly groups: readonly string[] }>()
+  let generation = 0
+  let reloading: Promise<void> | undefined
+
+  const digest = (key: string): string => new Bun.CryptoHasher('sha256', secret).update(key).digest('base64')
+
+  const remember = (hash: string, owner: KeyOwner, usedAtMs: number): void => {
+    entries.delete(hash)
+    entries.set(hash, { owner, generation, loadedAtMs: clock.monotonic(), usedAtMs })
+    if (entries.size > maxEntries) entries.delete(entries.keys().next().value!)
+  }
+
+  /** Reads one key; concurrent callers of one generation share the read. */
+  const load = (hash: string, key: string): Promise<KeyOwner | undefined> => {
+    const running = loads.get(hash)
+    if (running?.generation === generation) return running.owner
+    const begun = generation
+    const owner = (async () => {
+      const found = (await readKeyOwners(db, eq(db.tables.tokens.key, key))).find((row) => row.key === key)?.owner
+      // A change came while this was read: it may show what was before the change, so it is read again.
+      if (begun !== generation) return load(hash, key)
+      if (found) remember(hash, found, clock.monotonic())
+      else entries.delete(hash)
+      return found
+    })()
+    const record = { generation: begun, owner }
+    loads.set(hash, record)
+    const forget = (): void => {
+      if (loads.get(hash) === record) loads.delete(hash)
+    }
+    owner.then(forget, forget)
+    return owner
+  }
+
+  const isCurrent = (entry: Entry, maxAgeMs: number): boolean =>
+    entry.generation === generation && clock.monotonic() - entry.loadedAtMs < maxAgeMs
+
+  /** @throws GatewayError 503 when the database is needed and gone */
+  const find = async (key: string): Promise<KeyOwner | undefined> => {
+    const hash = digest(key)
+    if (reloading && entries.get(hash)?.generation !== generation) await reloading.catch(() => undefined)
+    const entry = entries.get(hash)
+    if (entry && isCurrent(entry, freshMs + leaseMs)) {
+      entry.usedAtMs = clock.monotonic()
+      // The periodic reload keeps entries fresh. One that is not is a sign of a database in trouble: nobody waits for it.
+      if (!isCurrent(entry, freshMs))
+        load(hash, key).catch((error) => log.debug('an API key was not refreshed', { error }))
+      return entry.owner
+    }
+    try {
+      return await load(hash, key)
+    } catch (cause) {
+      if (cause instanceof DbError) throw new GatewayError('dependency_unavailable', { cause, retryAfterSec: 1 })
+      throw cause
+    }
+  }
+
+  /** A change of keys or users: nothing read before it counts; what is in use is read again at once, the rest forgotten. */
+  const reload = (): Promise<void> => {
+    generation++
+    const current = reread(generation).finally(() => {
+      if (reloading === current) reloading = undefined
+    })
+    reloading = current
+    return current
+  }
+  const reread = async (begun: number): Promise<void> => {
+    const oldestMs = clock.monotonic() - freshMs - leaseMs
+    for (const [hash, entry] of entries) if (entry.usedAtMs < oldestMs) entries.delete(hash)
+    const wanted = [...entries]
+    for (let at = 0; at < wanted.length; at += RELOAD_BATCH) {
+      const batch = wanted.slice(at, at + RELOAD_BATCH)
+      const ids = batch.map(([, entry]) => entry.owner.apiKeyId)
+      const rows = await readKeyOwners(db, inArray(db.tables.tokens.id, ids))
+      if (begun !== generation) return
+      const byHash = new Map(rows.map((row) => [digest(row.key), row.owner]))
+      for (const [hash, entry] of batch) {
+        const owner = byHash.get(hash)
+        if (owner) remember(hash, owner, entry.usedAtMs)
+        else entries.delete(hash)
+      }
+    }
+  }
+  const unwatch = [deps.topics.watch('api-keys', reload), deps.topics.watch('users', reload)]
+
+  const groups = (owner: KeyOwner): readonly string[] => {
+    const state = options.state()
+    const known = groupsOf.get(owner)
+    if (known?.state === state) return known.groups
+    const resolved = resolveGroups(options, owner)
+    groupsOf.set(owner, { state, groups: resolved })
+    return resolved
+  }
+
+  /** The key behind a credential, unless it is unknown or disabled. */
+  const findUsable = async (
+    credential: string,
+  ): Promise<{ readonly owner: KeyOwner; readonly channel: string | undefined }> => {
+    const { key, channel } = parseCredential(credential)
+    if (key === '' || key.length > MAX_KEY_LENGTH) throw new GatewayError('invalid_api_key')
+    const owner = await find(key)
+    if (!owner || owner.status === KEY_STATUS.disabled) throw new GatewayError('invalid_api_key')
+    return { owner, channel }
+  }
+
+  return {
+    /**
+     * @param credential as presented, `sk-` and channel suffix included
+     * @param ip normalised address of the client
+     * @throws GatewayError 401 `invalid_api_key`, 403 `access_denied`, 400 `invalid_request`, 503 `dependency_unavailable`
+     */
+    async authenticate(credential: string, ip: string): Promise<Caller> {
+      const { owner, channel } = await findUsable(credential)
+      // Exhausted keys pass: the ledger knows the balance of this moment and answers for it.
+      if (owner.status !== KEY_STATUS.enabled && owner.status !== KEY_STATUS.exhausted)
+        throw new GatewayError('invalid_api_key')
+      if (isExpired(owner, clock.now())) throw new GatewayError('invalid_api_key')
+      if (owner.allowedIps && !owner.allowedIps.has(ip)) throw denied('This address may not use the API key')
+      if (owner.userStatus !== USER_STATUS.enabled) throw denied('The user is disabled')
+      return {
+        userId: owner.userId,
+        username: owner.username,
+        role: owner.role,
+        userGroup: owner.userGroup,
+        apiKeyId: owner.apiKeyId,
+        apiKeyName: owner.apiKeyName,
+        tokenGroup: owner.tokenGroup,
+        groups: groups(owner),
+        isAuto: owner.tokenGroup === 'auto',
+        crossGroupRetry: owner.crossGroupRetry,
+        isUnlimitedKey: owner.isUnlimited,
+        modelLimits: owner.modelLimits,
+        acceptsUnpriced: owner.acceptsUnpriced,
+        recordsIp: owner.recordsIp,
+        forcedChannelId: forcedChannel(owner, channel),
+        ip,
+      }
+    },
+
+    /**
+     * The key behind a credential for reading about itself: expired and exhausted keys pass.
+     * @throws GatewayError 401 `invalid_api_key`, 403 `access_denied`, 503 `dependency_unavailable`
+     */
+    async identifyKey(credential: string): Promise<KeyOwner> {
+      const { owner } = await findUsable(credential)
+      if (owner.userStatus !== USER_STATUS.enabled) throw denied('The user is disabled')
+      return owner
+    },
+
+    /** Keys in memory. */
+    size: (): number => entries.size,
+    close(): void {
+      for (const stop of unwatch) stop()
+    },
+  }
+}
+export type Authenticator = ReturnType<typeof createAuthenticator>
+
+const denied = (reason: string): GatewayError => new GatewayError('access_denied', { params: { reason } })
+
+export const isExpired = (key: { readonly expiresAtSec: number }, nowMs: number): boolean =>
+  key.expiresAtSec !== -1 && key.expiresAtSec * 1000 < nowMs
+
+function forcedChannel(owner: KeyOwner, channel: string | undefined): number | undefined {
+  if (channel === undefined) return undefined
+  if (owner.role < ROLE.admin) throw denied('Only administrators may choose a channel')
+  if (!/^\d{1,15}$/.test(channel))
+    throw new GatewayError('invalid_request', { params: { reason: 'The channel behind the API key is not a number' } })
+  return Number(channel)
+}
+
+function resolveGroups(options: Options, owner: KeyOwner): readonly string[] {
+  const { tokenGroup, userGroup } = owner
+  if (tokenGroup === '') return [userGroup]
+  if (!usableGroups(options, userGroup).has(tokenGroup)) throw denied(`Group ${tokenGroup} is not open to this user`)
+  if (tokenGroup === 'auto') return autoGroups(options, userGroup, owner.autoGroups)
+  if (!Object.hasOwn(options.get('GroupRatio'), tokenGroup)) throw denied(`Group ${tokenGroup} does not exist`)
+  return [tokenGroup]
+}
