@@ -1,0 +1,401 @@
+/**
+ * Charges into the databases, as transactions: a batch of one instance's charges in order, all or nothing, guarded by the
+ * number of the last one applied. Knows nothing of outboxes, loops or memory.
+ *
+ * Order of locks: ledger_applied, users, api keys, allotments, quota_data, channels; by key within each.
+ */
+import { and, asc, eq, inArray, isNull, type SQL, sql } from 'drizzle-orm'
+import type { MySqlColumn } from 'drizzle-orm/mysql-core'
+import type { Db } from '../../db/index.ts'
+import type { Clock } from '../../lib/clock.ts'
+import { byKey } from './allotments.ts'
+import { API_KEY_STATUS, recallAll } from './balances.ts'
+import { asciiCharge, type Charge, logRowOf } from './charge.ts'
+import { type AccountKey, apiKeyAccount, compareAccounts, parseAccount, userAccount } from './kinds.ts'
+import type { Mark, Part } from './outbox.ts'
+import { clampQuota, MAX_QUOTA, quotaOf } from './quota.ts'
+import type { UsageRow, UsageTotals } from './usage-rows.ts'
+
+export interface Batch {
+  readonly instanceId: string
+  /** where the database should be */
+  readonly from: Mark
+  /** number and request id of the last charge in it */
+  readonly to: Mark
+  readonly charges: readonly Charge[]
+}
+
+/** What to do about a charge whose texts the database refuses: it stands alone then. */
+export interface Refusal {
+  readonly charge: Charge
+  readonly error: string
+}
+
+export type Applied =
+  | {
+      readonly kind: 'applied'
+      /** what the allotment rows paid, by account */
+      readonly paid: ReadonlyMap<AccountKey, number>
+      /** what each account was charged, deleted ones included */
+      readonly charged: ReadonlyMap<AccountKey, number>
+      /** Rows of quota_data were gone: what is remembered of them is stale. */
+      readonly isUsageStale: boolean
+    }
+  /** The database is elsewhere; nothing was applied. */
+  | { readonly kind: 'elsewhere'; readonly at: Mark }
+
+const STATEMENT_ROWS = 100
+
+/** @param entries at most so many per statement, so that a `case` stays short */
+async function inChunks<T>(entries: readonly T[], work: (some: readonly T[]) => Promise<unknown>): Promise<void> {
+  for (let at = 0; at < entries.length; at += STATEMENT_ROWS) await work(entries.slice(at, at + STATEMENT_ROWS))
+}
+
+/** @returns where the database is with an instance's charges, locked in a transaction */
+async function lockMark(tx: Db, instanceId: string, part: Part): Promise<Mark & { readonly isThere: boolean }> {
+  const { ledgerApplied } = tx.tables
+  const [row] = await tx.lock(
+    tx
+      .select({ seq: ledgerApplied.seq, last: ledgerApplied.last })
+      .from(ledgerApplied)
+      .where(and(eq(ledgerApplied.instanceId, instanceId), eq(ledgerApplied.part, part))),
+  )
+  return row ? { ...row, isThere: true } : { seq: 0, last: '', isThere: false }
+}
+
+const fits = (at: Mark, from: Mark): boolean => at.seq === from.seq && (from.last === '' || at.last === from.last)
+
+async function advance(tx: Db, clock: Clock, batch: Batch, part: Part, isThere: boolean): Promise<void> {
+  const { ledgerApplied } = tx.tables
+  const set = { seq: batch.to.seq, last: batch.to.last, appliedAtMs: clock.now() }
+  if (!isThere) return void (await tx.insert(ledgerApplied).values({ instanceId: batch.instanceId, part, ...set }))
+  await tx
+    .update(ledgerApplied)
+    .set(set)
+    .where(and(eq(ledgerApplied.instanceId, batch.instanceId), eq(ledgerApplied.part, part)))
+}
+
+async function quarantine(tx: Db, clock: Clock, part: Part, { charge, error }: Refusal): Promise<void> {
+  await tx.insert(tx.tables.ledgerQuarantine).values({
+    requestId: charge.requestId,
+    part,
+    charge: asciiCharge(charge),
+    error: error.replace(/[^\x20-\x7e]/g, '?').slice(0, 4_000),
+    createdAtMs: clock.now(),
+  })
+}
+
+/**
+ * The money and the counters of a batch, and its hourly usage.
+ * @param usage rows of quota_data to raise by id, and those to insert
+ * @throws DbError; `content` when a text was refused
+ */
+export function applyMain(
+  db: Db,
+  clock: Clock,
+  batch: Batch,
+  usage: { readonly known: ReadonlyMap<number, UsageTotals>; readonly fresh: readonly UsageRow[] },
+  refusal?: Refusal,
+): Promise<Applied> {
+  return db.transaction(async (tx): Promise<Applied> => {
+    const at = await lockMark(tx, batch.instanceId, 'main')
+    if (!fits(at, batch.from)) return { kind: 'elsewhere', at }
+    await advance(tx, clock, batch, 'main', at.isThere)
+    const sums = sumUp(batch.charges)
+    const paid = await pay(tx, clock, batch.instanceId, sums)
+    const isUsageStale = await raiseUsage(tx, usage)
+    await raiseChannels(tx, sums.channels)
+    if (refusal) await quarantine(tx, clock, 'main', refusal)
+    return { kind: 'applied', paid, charged: sums.accounts, isUsageStale }
+  })
+}
+
+/** The log rows of a batch. @param clean applied to their texts. @throws DbError; `content` when a text was refused */
+export function applyLog(
+  logDb: Db,
+  clock: Clock,
+  batch: Batch,
+  clean: (text: string) => string,
+  refusal?: Refusal,
+): Promise<Applied> {
+  return logDb.transaction(async (tx): Promise<Applied> => {
+    const at = await lockMark(tx, batch.instanceId, 'log')
+    if (!fits(at, batch.from)) return { kind: 'elsewhere', at }
+    await advance(tx, clock, batch, 'log', at.isThere)
+    const rows = refusal
+      ? []
+      : batch.charges.filter((charge) => charge.isLogged !== false).map((charge) => logRowOf(charge, clean))
+    if (rows.length > 0) await tx.insert(tx.tables.logs).values(rows)
+    if (refusal) await quarantine(tx, clock, 'log', refusal)
+    return { kind: 'applied', paid: new Map(), charged: new Map(), isUsageStale: false }
+  })
+}
+
+/** Says that the database is where we know it to be, after it has forgotten (a new log database). */
+export const restoreMark = (db: Db, clock: Clock, instanceId: string, part: Part, mark: Mark): Promise<void> =>
+  db.transaction(async (tx) => {
+    const at = await lockMark(tx, instanceId, part)
+    if (at.seq >= mark.seq) return
+    await advance(tx, clock, { instanceId, from: at, to: mark, charges: [] }, part, at.isThere)
+  })
+
+interface Counters {
+  used: number
+  requests: number
+  accessedSec: number
+}
+
+interface Sums {
+  readonly accounts: ReadonlyMap<AccountKey, number>
+  readonly users: ReadonlyMap<number, Counters>
+  readonly apiKeys: ReadonlyMap<number, Counters>
+  readonly channels: ReadonlyMap<number, number>
+}
+
+function sumUp(charges: readonly Charge[]): Sums {
+  const accounts = new Map<AccountKey, number>()
+  const users = new Map<number, Counters>()
+  const apiKeys = new Map<number, Counters>()
+  const channels = new Map<number, number>()
+  const count = (map: Map<number, Counters>, id: number, charge: Charge): void => {
+    const sum = map.get(id) ?? { used: 0, requests: 0, accessedSec: 0 }
+    sum.used = clampQuota(sum.used + charge.quota)
+    sum.requests++
+    sum.accessedSec = Math.max(sum.accessedSec, charge.createdAtSec)
+    map.set(id, sum)
+  }
+  for (const charge of charges) {
+    for (const account of charge.accounts)
+      accounts.set(account, clampQuota((accounts.get(account) ?? 0) + charge.quota))
+    if (!charge.isCounted) continue
+    count(users, charge.userId, charge)
+    if (charge.apiKeyId > 0) count(apiKeys, charge.apiKeyId, charge)
+    if (charge.channelId > 0)
+      channels.set(charge.channelId, clampQuota((channels.get(charge.channelId) ?? 0) + charge.quota))
+  }
+  return { accounts, users, apiKeys, channels }
+}
+
+/** Each account pays from its allotment row what is there, the rest from its balance. Deleted ones are skipped. */
+async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums): Promise<ReadonlyMap<AccountKey, number>> {
+  const { users, tokens, quotaAllotments: rows } = tx.tables
+  const payers = [...sums.accounts.keys()].sort(compareAccounts)
+  const idsOf = (letter: string, counted: Iterable<number>): number[] => [
+    ...new Set([
+      ...payers.filter((key) => key.startsWith(`${letter}:`)).map((key) => parseAccount(key)!.id),
+      ...counted,
+    ]),
+  ]
+  const userIds = idsOf('u', sums.users.keys())
+  const apiKeyIds = idsOf('t', sums.apiKeys.keys())
+  const lockedUsers =
+    userIds.length === 0
+      ? []
+      : await tx.lock(
+          tx
+            .select({ id: users.id, balance: users.quota })
+            .from(users)
+            .where(and(inArray(users.id, userIds), isNull(users.deletedAt)))
+            .orderBy(asc(users.id)),
+        )
+  const lockedKeys =
+    apiKeyIds.length === 0
+      ? []
+      : await tx.lock(
+          tx
+            .select({
+              id: tokens.id,
+              balance: tokens.remainQuota,
+              status: tokens.status,
+              isUnlimited: tokens.unlimitedQuota,
+            })
+            .from(tokens)
+            .where(and(inArray(tokens.id, apiKeyIds), isNull(tokens.deletedAt)))
+            .orderBy(asc(tokens.id)),
+        )
+  const balances = new Map<AccountKey, number>([
+    ...lockedUsers.map((row) => [userAccount(row.id), quotaOf(row.balance)] as const),
+    ...lockedKeys.map((row) => [apiKeyAccount(row.id), quotaOf(row.balance)] as const),
+  ])
+
+  const charged = payers.filter((account) => (sums.accounts.get(account) ?? 0) > 0 && balances.has(account))
+  const parts = charged.length === 0 ? [] : await lockParts(tx, charged)
+  const paid = new Map<AccountKey, number>()
+  const parkedAfter = new Map<AccountKey, number>()
+  for (const part of parts) {
+    const due = part.instanceId === instanceId ? Math.min(part.amount, sums.accounts.get(part.account) ?? 0) : 0
+    if (due > 0) paid.set(part.account, due)
+    parkedAfter.set(part.account, clampQuota((parkedAfter.get(part.account) ?? 0) + part.amount - due))
+  }
+  const isCharged = new Set(charged)
+  const below: AccountKey[] = []
+  for (const account of charged) {
+    const rest = (sums.accounts.get(account) ?? 0) - (paid.get(account) ?? 0)
+    if (rest <= 0) continue
+    const after = clampQuota(balances.get(account)! - rest)
+    balances.set(account, after)
+    if (after < 0) below.push(account)
+  }
+
+  await inChunks(lockedUsers, (some) =>
+    tx
+      .update(users)
+      .set({
+        quota: byKey(
+          users.id,
+          some.map(({ id }) => [id, balances.get(userAccount(id))!] as const),
+          sql`${users.quota}`,
+        ),
+        usedQuota: raised(
+          users.usedQuota,
+          users.id,
+          some.map(({ id }) => [id, sums.users.get(id)?.used ?? 0]),
+        ),
+        requestCount: raised(
+          users.requestCount,
+          users.id,
+          some.map(({ id }) => [id, sums.users.get(id)?.requests ?? 0]),
+        ),
+      })
+      .where(
+        inArray(
+          users.id,
+          some.map(({ id }) => id),
+        ),
+      ),
+  )
+  await inChunks(lockedKeys, (some) =>
+    tx
+      .update(tokens)
+      .set({
+        remainQuota: byKey(
+          tokens.id,
+          some.map(({ id }) => [id, balances.get(apiKeyAccount(id))!] as const),
+          sql`${tokens.remainQuota}`,
+        ),
+        usedQuota: raised(
+          tokens.usedQuota,
+          tokens.id,
+          some.map(({ id }) => [id, sums.apiKeys.get(id)?.used ?? 0]),
+        ),
+        accessedTime: latest(
+          tokens.accessedTime,
+          tokens.id,
+          some.map(({ id }) => [id, sums.apiKeys.get(id)?.accessedSec ?? 0]),
+        ),
+        status: byKey(
+          tokens.id,
+          some.map((row) => {
+            const key = apiKeyAccount(row.id)
+            const left = clampQuota(balances.get(key)! + (parkedAfter.get(key) ?? 0))
+            const isExhausted =
+              !row.isUnlimited && row.status === API_KEY_STATUS.enabled && isCharged.has(key) && left <= 0
+            return [row.id, isExhausted ? API_KEY_STATUS.exhausted : quotaOf(row.status)] as const
+          }),
+          sql`${tokens.status}`,
+        ),
+      })
+      .where(
+        inArray(
+          tokens.id,
+          some.map(({ id }) => id),
+        ),
+      ),
+  )
+  await inChunks(
+    [...paid].sort(([a], [b]) => (a < b ? -1 : 1)),
+    (some) =>
+      tx
+        .update(rows)
+        .set({ amount: sql`${rows.amount} - ${byKey(rows.account, some)}`, updatedAtMs: clock.now() })
+        .where(
+          and(
+            eq(rows.instanceId, instanceId),
+            inArray(
+              rows.account,
+              some.map(([account]) => account),
+            ),
+          ),
+        ),
+  )
+  for (const account of below) await recallAll(tx, account)
+  return paid
+}
+
+/** All parts of accounts, of every instance: under the accounts' locks nobody else changes them. */
+async function lockParts(tx: Db, accounts: readonly AccountKey[]) {
+  const { quotaAllotments: rows } = tx.tables
+  const found = await tx.lock(
+    tx
+      .select({ instanceId: rows.instanceId, account: rows.account, amount: rows.amount })
+      .from(rows)
+      .where(inArray(rows.account, [...accounts]))
+      .orderBy(asc(rows.account), asc(rows.instanceId)),
+  )
+  return found.map((row) => ({ ...row, amount: quotaOf(row.amount) }))
+}
+
+type Entries = readonly (readonly [id: number, n: number])[]
+
+/** A counter plus what is added to it, stopping at the largest number that is exact. */
+const raised = (column: MySqlColumn, id: MySqlColumn, entries: Entries): SQL => {
+  const sum = sql`coalesce(${column}, 0) + ${byKey(id, entries)}`
+  return sql`case when ${sum} > ${MAX_QUOTA} then ${MAX_QUOTA} else ${sum} end`
+}
+const latest = (column: MySqlColumn, id: MySqlColumn, entries: Entries): SQL => {
+  const time = byKey(id, entries)
+  return sql`case when coalesce(${column}, 0) > ${time} then ${column} else ${time} end`
+}
+
+async function raiseUsage(
+  tx: Db,
+  { known, fresh }: { readonly known: ReadonlyMap<number, UsageTotals>; readonly fresh: readonly UsageRow[] },
+): Promise<boolean> {
+  const { quotaData } = tx.tables
+  const entries = [...known].sort(([a], [b]) => a - b)
+  const lost: UsageRow[] = []
+  await inChunks(entries, async (some) => {
+    const ids = some.map(([id]) => id)
+    const column = (target: MySqlColumn, of: (totals: UsageTotals) => number): SQL =>
+      raised(
+        target,
+        quotaData.id,
+        some.map(([id, totals]) => [id, of(totals)]),
+      )
+    const matched = await tx.changes(
+      tx
+        .update(quotaData)
+        .set({
+          count: column(quotaData.count, (totals) => totals.count),
+          quota: column(quotaData.quota, (totals) => totals.quota),
+          tokenUsed: column(quotaData.tokenUsed, (totals) => totals.tokenUsed),
+        })
+        .where(inArray(quotaData.id, ids)),
+    )
+    if (matched === ids.length) return
+    // A clean-up was faster: what it took begins anew.
+    const left = new Set(
+      (await tx.select({ id: quotaData.id }).from(quotaData).where(inArray(quotaData.id, ids))).map((row) => row.id),
+    )
+    for (const [id, totals] of some) if (!left.has(id)) lost.push(totals.row)
+  })
+  const inserts = [...fresh, ...lost]
+  if (inserts.length > 0) await tx.insert(quotaData).values(inserts)
+  return lost.length > 0
+}
+
+async function raiseChannels(tx: Db, channels: ReadonlyMap<number, number>): Promise<void> {
+  const { channels: table } = tx.tables
+  const entries = [...channels].filter(([, quota]) => quota > 0).sort(([a], [b]) => a - b)
+  await inChunks(entries, (some) =>
+    tx
+      .update(table)
+      .set({ usedQuota: raised(table.usedQuota, table.id, some) })
+      .where(
+        inArray(
+          table.id,
+          some.map(([id]) => id),
+        ),
+      ),
+  )
+}

@@ -1,0 +1,351 @@
+/**
+ * Brings charges from the outboxes to the databases: one loop per part (money, log rows), each charge applied exactly
+ * once. Owns pace, repeats, what to do when a database is elsewhere, and poison; the transactions are apply.ts's.
+ */
+import { type Db, DbError } from '../../db/index.ts'
+import type { Clock } from '../../lib/clock.ts'
+import type { Log } from '../../lib/log.ts'
+import { createMutex } from '../../lib/mutex.ts'
+import { type Applied, applyLog, applyMain, type Batch, type Refusal, restoreMark } from './apply.ts'
+import { asciiText, basicPlaneText, type Charge, decodeCharge } from './charge.ts'
+import type { AccountKey } from './kinds.ts'
+import type { JournalledEntry, Mark, Outbox, Part, Tenure } from './outbox.ts'
+import { clampQuota } from './quota.ts'
+import { createUsageRows } from './usage-rows.ts'
+
+const BATCH_CHARGES = 1_000
+const BATCH_CHARS = 1_000_000
+/** A flush begins at once, but no sooner than this after the one before began: under load, charges gather into groups. */
+const GATHER_MS = 25
+const BACKOFF_MS = 100
+const BACKOFF_MAX_MS = 5_000
+
+/** What texts are put through before a database that refuses them is asked again, in this order. */
+const CLEANERS: readonly ((text: string) => string)[] = [(text) => text, basicPlaneText, asciiText]
+
+/** What memory hears of a flush of the main database. Called without a wait between the commit's answer and the call. */
+export interface FlushEvents {
+  /** @param sums what each account was charged, and what of it its allotment row paid */
+  applied(instanceId: string, charged: ReadonlyMap<AccountKey, number>, paid: ReadonlyMap<AccountKey, number>): void
+  /** These were applied by a commit whose answer never came: what the rows paid is not known. */
+  appliedUnseen(instanceId: string, charged: ReadonlyMap<AccountKey, number>): void
+  /** Nobody knows yet whether charges of these accounts were applied. */
+  unknown(instanceId: string, accounts: Iterable<AccountKey>): void
+  /** The database does not fit this outbox; what was unapplied has been set aside. The instance must not go on. */
+  misfit(instanceId: string): Promise<void>
+}
+
+export interface Flush {
+  /** Charges were journalled. */
+  kick(): void
+  /** Begins now, whatever the pace. */
+  soon(): void
+  /** Flushes until all of an outbox, or all of all, is applied in the main database. @returns false: not all, later again */
+  main(outbox?: Outbox): Promise<boolean>
+  log(outbox?: Outbox): Promise<boolean>
+  /** Runs `work` when no transaction of a main flush is under way. */
+  between<T>(work: () => Promise<T>): Promise<T>
+  quarantined(): number
+  /** No further pass begins. @returns when those under way have ended */
+  stop(): Promise<void>
+}
+
+export function createFlush(deps: {
+  readonly db: Db
+  readonly logDb: Db
+  readonly clock: Clock
+  readonly log: Log
+  readonly outboxes: () => readonly Outbox[]
+  /** false: at once; true: every `intervalMs` */
+  readonly isBatch: boolean
+  readonly intervalMs: number
+  readonly events: FlushEvents
+}): Flush {
+  const { db, logDb, clock, log, outboxes, events } = deps
+  const transactions = createMutex()
+  const usageRows = createUsageRows({ db })
+  /** Index into CLEANERS: a database that once refused a text keeps its level. */
+  const level: Record<Part, number> = { main: 0, log: 0 }
+  let quarantined = 0
+
+  const applyOnce = async (part: Part, batch: Batch, at: number, refusal?: Refusal): Promise<Applied> => {
+    const clean = CLEANERS[at] ?? asciiText
+    if (part === 'log') return applyLog(logDb, clock, batch, clean, refusal)
+    const usage = refusal ? { known: new Map(), fresh: [] } : await usageRows.locate(batch.charges, clean)
+    const answer = await applyMain(db, clock, batch, usage, refusal)
+    if (answer.kind === 'applied' && answer.isUsageStale) usageRows.forget()
+    return answer
+  }
+
+  /** @returns false: the database is elsewhere, look again */
+  const applyBatch = async (
+    part: Part,
+    outbox: Outbox,
+    batch: Batch,
+    at: number,
+    refusal?: Refusal,
+  ): Promise<boolean> => {
+    const run = async (): Promise<boolean> => {
+      let answer: Applied
+      try {
+        answer = await applyOnce(part, batch, at, refusal)
+      } catch (error) {
+        if (part === 'main' && error instanceof DbError && error.kind === 'unknown-outcome')
+          events.unknown(
+            batch.instanceId,
+            batch.charges.flatMap((charge) => charge.accounts),
+          )
+        throw error
+      }
+      if (answer.kind === 'applied') {
+        if (part === 'main') events.applied(batch.instanceId, answer.charged, answer.paid)
+        noteMark(part, outbox, batch.instanceId, batch.to)
+        return true
+      }
+      await reconcile(part, outbox, batch.instanceId, answer.at)
+      return false
+    }
+    return part === 'main' ? transactions.run(run) : run()
+  }
+
+  const noteMark = (part: Part, outbox: Outbox, instanceId: string, mark: Mark): void => {
+    try {
+      outbox.mark(instanceId, part, mark)
+    } catch (error) {
+      // The database knows it as well; after a restart it says so.
+      log.error('the outbox could not note what was flushed', { outbox: outbox.path, error })
+    }
+  }
+
+  const misfits = new Set<string>()
+  /** The database is not where the outbox left it: finds out why, and goes on from there or not at all. */
+  const reconcile = async (part: Part, outbox: Outbox, instanceId: string, at: Mark): Promise<void> => {
+    const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
+    if (!tenure) return
+    const mark = tenure[part]
+    const last = outbox.lastSeq(instanceId)
+    if (at.seq > mark.seq && at.seq <= last) {
+      const applied = outbox.read(instanceId, mark.seq, at.seq - mark.seq)
+      const final = applied.at(-1)
+      if (final?.seq === at.seq && decode(final).requestId === at.last) {
+        // Our own commit, whose answer never came.
+        if (part === 'main') events.appliedUnseen(instanceId, sumAccounts(applied.map(decode)))
+        return noteMark(part, outbox, instanceId, at)
+      }
+    }
+    if (at.seq > last && tenure !== outbox.current()) {
+      log.warn('an outbox is older than the database: all of it is applied', {
+        outbox: outbox.path,
+        instanceId,
+        part,
+        last,
+        at,
+      })
+      return noteMark(part, outbox, instanceId, { seq: last, last: '' })
+    }
+    if (part === 'log' && at.seq < mark.seq) {
+      log.error('the log database has lost log rows, or is a new one: going on from here', { instanceId, mark, at })
+      return restoreMark(logDb, clock, instanceId, part, mark)
+    }
+    misfits.add(instanceId)
+  }
+
+  const setMisfitAside = async (outbox: Outbox, part: Part, instanceId: string): Promise<void> => {
+    const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
+    if (!tenure) return
+    outbox.commit()
+    const reason = `the ${part} database does not fit`
+    const count = outbox.setAside(instanceId, part, tenure[part].seq, reason, clock.now())
+    // What is not charged is not logged either; log rows that a log database does not take leave the money alone.
+    if (part === 'main') outbox.setAside(instanceId, 'log', tenure.log.seq, reason, clock.now())
+    log.error('the database does not fit the outbox: its charges were set aside', {
+      outbox: outbox.path,
+      instanceId,
+      part,
+      count,
+    })
+    misfits.delete(instanceId)
+    await events.misfit(instanceId)
+  }
+
+  /** Poison: a batch refused for its content is halved until the charge stands alone; nothing behind it waits. */
+  const applyRange = async (part: Part, outbox: Outbox, batch: Batch): Promise<boolean> => {
+    const isContent = (error: unknown): boolean => error instanceof DbError && error.kind === 'content'
+    for (let at = level[part]; at <= 1; at++) {
+      try {
+        const isApplied = await applyBatch(part, outbox, batch, at)
+        level[part] = at
+        return isApplied
+      } catch (error) {
+        if (!isContent(error)) throw error
+      }
+    }
+    const [alone, second] = batch.charges
+    if (!alone) throw new DbError('other', 'the mark of a flush was refused for its content')
+    if (second) {
+      const middle = batch.charges.length >> 1
+      const firstTo = { seq: batch.from.seq + middle, last: batch.charges[middle - 1]!.requestId }
+      return (
+        (await applyRange(part, outbox, { ...batch, to: firstTo, charges: batch.charges.slice(0, middle) })) &&
+        (await applyRange(part, outbox, { ...batch, from: firstTo, charges: batch.charges.slice(middle) }))
+      )
+    }
+    try {
+      return await applyBatch(part, outbox, batch, 2)
+    } catch (error) {
+      if (!isContent(error)) throw error
+      const isApplied = await applyBatch(part, outbox, batch, 2, { charge: alone, error: String(error) })
+      quarantined++
+      log.error('a charge was refused for its content and is in quarantine', {
+        part,
+        requestId: alone.requestId,
+        error,
+      })
+      return isApplied
+    }
+  }
+
+  const flushTenure = async (part: Part, outbox: Outbox, instanceId: string): Promise<void> => {
+    for (;;) {
+      const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
+      const batch = tenure && nextBatch(part, outbox, tenure)
+      if (!batch) return
+      await applyRange(part, outbox, batch)
+      if (misfits.has(instanceId)) await setMisfitAside(outbox, part, instanceId)
+    }
+  }
+
+  const isDone = (part: Part, outbox: Outbox): boolean =>
+    outbox.tenures().every((tenure) => tenure[part].seq >= endOf(part, outbox, tenure))
+
+  const createPart = (part: Part) => {
+    const passes = createMutex()
+    let timer: Timer | undefined
+    let dueAtMs = Infinity
+    let lastStartMs = -Infinity
+    let failures = 0
+    let isStopped = false
+
+    /** @returns whether everything there was is applied */
+    const pass = (only?: Outbox): Promise<boolean> =>
+      passes.run(async () => {
+        lastStartMs = clock.monotonic()
+        try {
+          for (const outbox of only ? [only] : outboxes())
+            for (const tenure of outbox.tenures()) await flushTenure(part, outbox, tenure.instanceId)
+          if (failures > 0) log.info('flushing again', { part })
+          failures = 0
+        } catch (error) {
+          const kind = error instanceof DbError ? error.kind : 'other'
+          // An unknown outcome is found out by the next look, soon.
+          if (kind === 'unknown-outcome') soon(GATHER_MS)
+          else if (failures++ === 0 || kind === 'other') log.error('a flush failed; it is tried again', { part, error })
+        }
+        if (part === 'main' && !outboxes().every((outbox) => isDone('log', outbox))) parts.log.kick()
+        return (only ? [only] : outboxes()).every((outbox) => isDone(part, outbox))
+      })
+
+    const soon = (ms: number): void => {
+      const at = clock.monotonic() + ms
+      if (isStopped || at >= dueAtMs) return
+      clearTimeout(timer)
+      dueAtMs = at
+      timer = setTimeout(tick, ms)
+    }
+    const tick = async (): Promise<void> => {
+      dueAtMs = Infinity
+      timer = undefined
+      if (!(await pass())) kick()
+    }
+    const kick = (): void => {
+      if (failures > 0) soon(Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** failures) * (0.75 + Math.random() / 2))
+      else soon(deps.isBatch ? deps.intervalMs : Math.max(0, lastStartMs + GATHER_MS - clock.monotonic()))
+    }
+    return {
+      pass,
+      soon,
+      kick,
+      async stop(): Promise<void> {
+        isStopped = true
+        clearTimeout(timer)
+        timer = undefined
+        await passes.run(async () => {})
+      },
+    }
+  }
+
+  const parts = { main: createPart('main'), log: createPart('log') }
+  return {
+    kick: parts.main.kick,
+    soon() {
+      parts.main.soon(0)
+    },
+    main: (outbox) => parts.main.pass(outbox),
+    log: (outbox) => parts.log.pass(outbox),
+    between: (work) => transactions.run(work),
+    quarantined: () => quarantined,
+    async stop() {
+      await Promise.all([parts.main.stop(), parts.log.stop()])
+    },
+  }
+}
+
+/** A charge that cannot be read any more costs nothing and leaves a row that says so. */
+function decode(entry: JournalledEntry): Charge {
+  try {
+    return decodeCharge(entry)
+  } catch {
+    return {
+      ...UNREADABLE_CHARGE,
+      requestId: `unreadable-${entry.seq}`,
+      other: JSON.stringify({ unreadable: entry.body }),
+    }
+  }
+}
+
+const UNREADABLE_CHARGE = {
+  type: 5,
+  createdAtSec: 0,
+  userId: 0,
+  username: '',
+  apiKeyId: 0,
+  apiKeyName: '',
+  modelName: '',
+  channelId: 0,
+  group: '',
+  ip: '',
+  content: 'a charge of the outbox could not be read',
+  promptTokens: 0,
+  completionTokens: 0,
+  useTimeSec: 0,
+  isStream: false,
+  isCounted: false,
+  quota: 0,
+  accounts: [],
+  node: '',
+} as const
+
+/** Log rows follow the money: what was not charged is not logged. */
+const endOf = (part: Part, outbox: Outbox, tenure: Tenure): number =>
+  part === 'main' ? outbox.lastSeq(tenure.instanceId) : tenure.main.seq
+
+function nextBatch(part: Part, outbox: Outbox, tenure: Tenure): Batch | undefined {
+  const limit = Math.min(BATCH_CHARGES, endOf(part, outbox, tenure) - tenure[part].seq)
+  if (limit <= 0) return undefined
+  const charges = outbox.read(tenure.instanceId, tenure[part].seq, limit, BATCH_CHARS).map(decode)
+  const last = charges.at(-1)
+  if (!last) return undefined
+  return {
+    instanceId: tenure.instanceId,
+    from: tenure[part],
+    to: { seq: tenure[part].seq + charges.length, last: last.requestId },
+    charges,
+  }
+}
+
+function sumAccounts(charges: readonly Charge[]): Map<AccountKey, number> {
+  const sums = new Map<AccountKey, number>()
+  for (const charge of charges)
+    for (const account of charge.accounts) sums.set(account, clampQuota((sums.get(account) ?? 0) + charge.quota))
+  return sums
+}

@@ -1,0 +1,484 @@
+/**
+ * Money before work, exactly one end: holds on the local allotments, and the charges they end in. The path of a call is
+ * memory and one insert into the outbox; everything that asks the database is elsewhere and wired together here.
+ */
+import { type Db, DbError } from '../../db/index.ts'
+import { GatewayError } from '../../errors.ts'
+import type { Clock } from '../../lib/clock.ts'
+import type { Log } from '../../lib/log.ts'
+import { createLoop, type Loop } from '../../lib/loop.ts'
+import type { State } from '../../state/index.ts'
+import { createInstances, type InstanceInfo } from '../cluster/index.ts'
+import { type Account, addCharge, createAccount, endHold, tryHold } from './account.ts'
+import { createAllotments } from './allotments.ts'
+import { QUOTA_CHANGED } from './balances.ts'
+import { type CallRecord, encodeCharge } from './charge.ts'
+import { createFlush } from './flush.ts'
+import { createIdlePass } from './idle.ts'
+import { type AccountKey, apiKeyAccount, userAccount } from './kinds.ts'
+import type { OutboxSync } from './outbox.ts'
+import { createOutboxes } from './outboxes.ts'
+import { clampCharge, clampQuota, MAX_CHARGE } from './quota.ts'
+import {
+  type AnswerMessage,
+  createSupply,
+  QUOTA_ANSWER,
+  QUOTA_RECALL,
+  type RecallMessage,
+  type Tenancy,
+} from './supply.ts'
+import { createTenure } from './tenure.ts'
+import type { Hold, Ledger, Payer } from './types.ts'
+
+/** An extension is asked for again this often while the database is away, and for so long, ms. */
+const EXTEND_RETRY_MS = 250
+const EXTEND_PATIENCE_MS = 10_000
+/** How often own rows are looked through for recalls, while there are any, ms. */
+const RECALL_POLL_MS = 250
+const CHECKPOINT_MS = 1_000
+
+export interface LedgerOptions {
+  readonly db: Db
+  /** where log rows go; `db` itself unless there is a log database */
+  readonly logDb: Db
+  readonly bus: State
+  readonly log: Log
+  readonly clock: Clock
+  readonly dataDir: string
+  readonly instance: InstanceInfo
+  /** L: heartbeat L/3, idle pass L/9, a row at 0 is kept L, orphans are looked for each 2L/3 */
+  readonly leaseMs: number
+  readonly sync: OutboxSync
+  readonly flush: { readonly isBatch: boolean; readonly intervalMs: number }
+  /** This node alone has the database (SQLite). */
+  readonly isSingleNode: boolean
+  /** Are consumed calls written to the log; option LogConsumeEnabled */
+  readonly isLogged: () => boolean
+  /** Is hourly usage kept; option DataExportEnabled */
+  readonly isExported: () => boolean
+  /** a limit to the size of the outbox, for tests of a full disk */
+  readonly maxOutboxPages?: number
+}
+
+/** Ordered: the key first, then the wallet. Wallet first, callers of an empty key would keep its last parts from callers of a good one. */
+const funding = (payer: Payer): readonly AccountKey[] =>
+  payer.isUnlimitedKey || payer.apiKeyId <= 0
+    ? [userAccount(payer.userId)]
+    : [apiKeyAccount(payer.apiKeyId), userAccount(payer.userId)]
+
+export function createLedger(options: LedgerOptions): Ledger {
+  const { db, logDb, bus, clock, instance, leaseMs } = options
+  const log = options.log.child({ part: 'ledger' })
+  const accounts = new Map<AccountKey, Account>()
+  let openHolds = 0
+  /** Called when the last open hold has ended. */
+  let onLastEnd: () => void = () => {}
+  let isDraining = false
+  let isOpen = false
+
+  const accountOf = (key: AccountKey): Account | undefined => {
+    const known = accounts.get(key)
+    if (known) return known
+    const account = createAccount(key, clock.monotonic())
+    if (account) accounts.set(key, account)
+    return account
+  }
+  const isWritable = (): boolean => tenure.outbox()?.isWritable() ?? false
+
+  const outboxes = createOutboxes({
+    dataDir: options.dataDir,
+    sync: options.sync,
+    log,
+    clock,
+    ...(options.maxOutboxPages === undefined ? {} : { maxPages: options.maxOutboxPages }),
+  })
+  const flush = createFlush({
+    db,
+    logDb,
+    clock,
+    log,
+    outboxes: outboxes.all,
+    ...options.flush,
+    events: {
+      applied(instanceId, charged, paid) {
+        if (instanceId !== tenure.id()) return
+        for (const [key, quota] of charged) {
+          const account = accounts.get(key)
+          if (!account) continue
+          account.pending -= quota
+          account.amount -= paid.get(key) ?? 0
+        }
+      },
+      appliedUnseen(instanceId, charged) {
+        if (instanceId !== tenure.id()) return
+        for (const [key, quota] of charged) {
+          const account = accounts.get(key)
+          if (!account) continue
+          account.pending -= quota
+          account.isUnknown = true
+        }
+      },
+      unknown(instanceId, keys) {
+        if (instanceId !== tenure.id()) return
+        for (const key of keys) {
+          const account = accounts.get(key)
+          if (account) account.isUnknown = true
+        }
+      },
+      misfit: (instanceId) => tenure.misfit(instanceId),
+    },
+  })
+  const allotments = createAllotments({ db, clock })
+  const tenure = createTenure({
+    db,
+    log,
+    clock,
+    outboxes,
+    instances: createInstances({ db, clock }),
+    allotments,
+    flush,
+    instance,
+    isSingleNode: options.isSingleNode,
+    onRenewed() {
+      // Open holds stay: they settle under the new instance. Its parts are still to be acquired.
+      for (const account of accounts.values())
+        Object.assign(account, {
+          amount: 0,
+          version: 0,
+          pending: 0,
+          answered: 0,
+          lowFree: 0,
+          isUnknown: false,
+          proof: undefined,
+        })
+    },
+  })
+  const tenancy: Tenancy = {
+    id: tenure.id,
+    instances: tenure.instances,
+    ended: tenure.ended,
+    appliedSeq: () => tenure.outbox()?.current()?.main.seq ?? 0,
+    betweenFlushes: flush.between,
+    flushSoon: flush.soon,
+  }
+  const supply = createSupply({ allotments, tenancy, bus, clock, log })
+  const idlePass = createIdlePass({ accounts, accountOf, allotments, supply, tenancy, clock, keepMs: leaseMs })
+
+  const unwritable = (cause?: unknown): GatewayError =>
+    new GatewayError('dependency_unavailable', { retryAfterSec: 5, detail: { disk: outboxes.directory }, cause })
+
+  /** Writes a charge down and counts it against its accounts; when the disk refuses, it never was. */
+  const journal = async (keys: readonly AccountKey[], quota: number, record: CallRecord): Promise<void> => {
+    const outbox = tenure.outbox()
+    if (!outbox) throw unwritable()
+    const entry = encodeCharge({
+      quota,
+      accounts: keys,
+      record,
+      node: instance.node,
+      isLogged: record.type !== 2 || options.isLogged(),
+      isExported: options.isExported(),
+    })
+    const instanceId = tenure.id()
+    const now = clock.monotonic()
+    if (entry.quota > 0)
+      for (const key of keys) {
+        const account = accountOf(key)
+        if (account) addCharge(account, entry.quota, now)
+      }
+    try {
+      await outbox.append(entry)
+    } catch (error) {
+      log.error('a charge could not be journalled: it is lost, and its call ends in an error', {
+        requestId: record.requestId,
+        quotaUnits: entry.quota,
+        error,
+      })
+      if (instanceId === tenure.id() && entry.quota > 0)
+        for (const key of keys) {
+          const account = accounts.get(key)
+          if (account) addCharge(account, -entry.quota, now)
+        }
+      throw unwritable(error)
+    }
+  }
+
+  const release = (keys: readonly AccountKey[], amount: number): void => {
+    for (const key of keys) {
+      const account = accounts.get(key)
+      if (account) endHold(account, amount)
+    }
+  }
+
+  /** Sets `amount` aside on every account, in order; if one refuses, on none. */
+  const reserve = async (
+    keys: readonly AccountKey[],
+    amount: number,
+    how: { signal?: AbortSignal; isPatient?: boolean },
+  ) => {
+    const done: AccountKey[] = []
+    try {
+      for (const key of keys) {
+        const account = accountOf(key)
+        if (!account) throw new GatewayError('internal_error', { detail: { account: key } })
+        await supply.reserve(account, amount, how)
+        done.push(key)
+      }
+    } catch (error) {
+      release(done, amount)
+      throw error
+    }
+  }
+
+  /** The same without a wait: succeeds only from what is allotted here. */
+  const reserveNow = (keys: readonly AccountKey[], amount: number): boolean => {
+    for (let i = 0; i < keys.length; i++) {
+      const account = accountOf(keys[i]!)
+      if (account && account.waiters.length === 0 && tryHold(account, amount)) continue
+      release(keys.slice(0, i), amount)
+      return false
+    }
+    return true
+  }
+
+  const createHold = (keys: readonly AccountKey[], first: number): Hold => {
+    let amount = first
+    let extensions = 0
+    let isEnded = false
+    openHolds++
+    const end = (): boolean => {
+      if (isEnded) return false
+      isEnded = true
+      if (--openHolds === 0) onLastEnd()
+      return true
+    }
+    return {
+      get amount() {
+        return amount
+      },
+      get extensions() {
+        return extensions
+      },
+      async extend(more) {
+        const units = Math.max(1, clampCharge(Math.ceil(more)))
+        if (isEnded || !isWritable()) return false
+        if (!reserveNow(keys, units) && !(await reservePatiently(keys, units, () => isEnded))) return false
+        if (isEnded) {
+          release(keys, units)
+          return false
+        }
+        amount += units
+        extensions++
+        return true
+      },
+      async settle({ quota, record }) {
+        if (!end()) return
+        // The charge first: what is held must not be free for a moment in between.
+        const journalled = journal(keys, quota, record)
+        if (amount > 0) release(keys, amount)
+        await journalled
+      },
+      async release(record) {
+        if (!end()) return
+        if (amount > 0) release(keys, amount)
+        if (record) await journal([], 0, record)
+      },
+    }
+  }
+
+  const reservePatiently = async (
+    keys: readonly AccountKey[],
+    amount: number,
+    isOver: () => boolean,
+  ): Promise<boolean> => {
+    const untilMs = clock.monotonic() + EXTEND_PATIENCE_MS
+    for (;;) {
+      try {
+        await reserve(keys, amount, { isPatient: true })
+        return true
+      } catch (error) {
+        const isAway = error instanceof GatewayError && error.code === 'dependency_unavailable'
+        if (!isAway || isOver() || clock.monotonic() + EXTEND_RETRY_MS >= untilMs) return false
+        await Bun.sleep(EXTEND_RETRY_MS)
+      }
+    }
+  }
+
+  const loops: Loop[] = []
+  const unsubscribes: (() => void)[] = []
+  const every = (name: string, everyMs: number, run: () => unknown): void => {
+    const onError = (error: unknown): void => {
+      const isAway = error instanceof DbError && error.kind === 'unavailable'
+      log[isAway ? 'debug' : 'error']('a loop of the ledger failed', { loop: name, error })
+    }
+    loops.push(createLoop({ everyMs, run, onError }))
+  }
+  const listen = <T>(topic: string, listener: (message: T) => void): void => {
+    unsubscribes.push(
+      bus.subscribe(topic, (text) => {
+        try {
+          listener(JSON.parse(text) as T)
+        } catch (error) {
+          log.warn('a message of the bus could not be read', { topic, error })
+        }
+      }),
+    )
+  }
+  /** More may be there than was proven; who waits looks again. */
+  const hint = (key: AccountKey, isMore: boolean): void => {
+    const account = accounts.get(key)
+    if (!account) return
+    if (isMore) account.proof = undefined
+    account.wake?.()
+  }
+
+  const startLoops = (): void => {
+    listen<{ account: AccountKey }>(QUOTA_CHANGED, ({ account }) => hint(account, true))
+    listen<AnswerMessage>(QUOTA_ANSWER, (answer) => {
+      if (answer.instance !== tenure.id()) hint(answer.account, answer.amount > 0)
+    })
+    listen<RecallMessage>(QUOTA_RECALL, ({ account: key, instances }) => {
+      const number = instances[tenure.id()]
+      const account = accounts.get(key)
+      if (account && number !== undefined) void supply.answer(account, number)
+    })
+    every('recall', RECALL_POLL_MS, async () => {
+      if (!accounts.values().some((account) => account.version > 0)) return
+      for (const [key, number] of await allotments.recalled(tenure.id())) {
+        const account = accountOf(key)
+        if (account) void supply.answer(account, number, true)
+      }
+    })
+    every('checkpoint', CHECKPOINT_MS, () => {
+      const outbox = tenure.outbox()
+      if (outbox && !outbox.isWritable()) outbox.probe()
+      for (const each of outboxes.all()) each.checkpoint()
+    })
+    every('idle', leaseMs / 9, async () => {
+      await tenure.count()
+      await idlePass()
+    })
+    every('heartbeat', leaseMs / 3, tenure.beat)
+    every('adopt', (leaseMs * 2) / 3, tenure.settleEarlier)
+  }
+
+  /** @returns whether `work` came to its end in time, well */
+  const within = async (untilMs: number, what: string, work: () => Promise<unknown>): Promise<boolean> => {
+    const late = Promise.withResolvers<false>()
+    const timer = setTimeout(() => late.resolve(false), Math.max(0, untilMs - clock.monotonic()))
+    try {
+      const isDone = await Promise.race([work().then(() => true), late.promise])
+      if (!isDone) console.log('LATE',what);log.warn('a part of the drain took too long; the next start does it', { what })
+      return isDone
+    } catch (error) {
+      log.warn('a part of the drain failed; the next start does it', { what, error })
+      return false
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  /** @returns whether both databases have everything */
+  const flushAll = async (untilMs: number): Promise<boolean> => {
+    while (!(await flush.main())) {
+      if (clock.monotonic() >= untilMs) return false
+      await Bun.sleep(100)
+    }
+    while (!(await flush.log())) {
+      if (clock.monotonic() >= untilMs) return false
+      await Bun.sleep(100)
+    }
+    return true
+  }
+
+  return {
+    async open() {
+      try {
+        await tenure.open()
+      } catch (error) {
+        outboxes.close()
+        throw error
+      }
+      tenure.outbox()?.onCommitted(flush.kick)
+      isOpen = true
+      try {
+        if (!(await tenure.settleEarlier())) log.warn('not all charges of earlier lives could be flushed yet')
+        if (options.isSingleNode) await tenure.returnOthers()
+      } catch (error) {
+        log.error('what earlier lives left could not be settled yet', { error })
+      }
+      startLoops()
+      flush.kick()
+    },
+
+    async hold(payer, estimate, signal) {
+      if (isDraining || !isOpen) throw new GatewayError('shutting_down')
+      if (!isWritable()) throw unwritable()
+      const keys = funding(payer)
+      const amount = estimate > 0 ? Math.max(1, Math.min(MAX_CHARGE, clampQuota(Math.ceil(estimate)))) : 0
+      if (amount > 0 && !reserveNow(keys, amount)) await reserve(keys, amount, signal ? { signal } : {})
+      return createHold(keys, amount)
+    },
+
+    note: (record) => journal([], 0, record),
+    isWritable,
+
+    async drain(deadlineMs) {
+      if (!isOpen) return
+      isDraining = true
+      const untilMs = clock.monotonic() + deadlineMs
+      // Calls have ended before; should one be late, its charge is worth waiting for.
+      const ended = Promise.withResolvers<void>()
+      onLastEnd = ended.resolve
+      if (false) await within(untilMs, 'holds', () => ended.promise)
+      for (const unsubscribe of unsubscribes) unsubscribe()
+      supply.close(accounts.values())
+      await within(untilMs, 'loops', () => Promise.all(loops.map((loop) => loop.stop())))
+      tenure.outbox()?.commit()
+      await within(untilMs, 'state', tenure.setDraining)
+      await within(untilMs, 'flush', () => flushAll(untilMs))
+      await within(untilMs, 'operations', async () => {
+        for (const account of accounts.values()) await account.operation
+      })
+      const current = tenure.outbox()?.current()
+      const isFlushed = current !== undefined && current.main.seq >= (tenure.outbox()?.lastSeq(current.instanceId) ?? 0)
+      if (isFlushed && openHolds === 0) await within(untilMs, 'return', tenure.leave)
+      await within(untilMs, 'stop', flush.stop)
+      isOpen = false
+      outboxes.close()
+    },
+
+    stats() {
+      let allotted = 0
+      let held = 0
+      let waiting = 0
+      for (const account of accounts.values()) {
+        allotted += account.amount
+        held += account.held
+        waiting += account.waiters.length
+      }
+      const all = outboxes.all()
+      const unflushed = (part: 'main' | 'log'): number =>
+        all.reduce(
+          (sum, outbox) =>
+            sum + outbox.tenures().reduce((n, each) => n + outbox.lastSeq(each.instanceId) - each[part].seq, 0),
+          0,
+        )
+      return {
+        instanceId: tenure.id(),
+        accounts: accounts.size,
+        allotted,
+        held,
+        openHolds,
+        waiting,
+        unflushedMain: unflushed('main'),
+        unflushedLog: unflushed('log'),
+        adopted: outboxes.adopted().length,
+        ...supply.stats(),
+        quarantined: flush.quarantined(),
+        setAside: all.reduce((sum, outbox) => sum + outbox.setAsideCount(), 0),
+        isWritable: isWritable(),
+      }
+    },
+  }
+}

@@ -1,0 +1,73 @@
+/**
+ * Brings the log rows of credits and edits from the main database, where they were written together with the money, to a
+ * separate log database: each once. Work for one node at a time, but safe on several.
+ */
+import { and, asc, eq, inArray } from 'drizzle-orm'
+import type { Db } from '../../db/index.ts'
+import type { CreditLogRow } from './balances.ts'
+
+/** Key of the row in the log database that is the mutex of deliveries. */
+const MUTEX = { instanceId: 'credit-logs', part: 'log' } as const
+const BATCH = 200
+
+/**
+ * @param signal ends the work between two batches
+ * @returns how many log rows were delivered
+ * @throws DbError; what was not delivered stays in the queue
+ */
+export async function deliverCreditLogs(deps: {
+  readonly db: Db
+  readonly logDb: Db
+  readonly signal?: AbortSignal
+}): Promise<number> {
+  const { db, logDb, signal } = deps
+  const { ledgerLogQueue } = db.tables
+  const { ledgerApplied } = logDb.tables
+  let delivered = 0
+  let isMutexThere = false
+  while (!signal?.aborted) {
+    const queued = await db.select().from(ledgerLogQueue).orderBy(asc(ledgerLogQueue.id)).limit(BATCH)
+    if (queued.length === 0) break
+    if (!isMutexThere) await logDb.insertIgnore(ledgerApplied, { ...MUTEX })
+    isMutexThere = true
+    delivered += await logDb.transaction(async (tx) => {
+      const isMutex = and(eq(ledgerApplied.instanceId, MUTEX.instanceId), eq(ledgerApplied.part, MUTEX.part))
+      await tx.lock(tx.select({ seq: ledgerApplied.seq }).from(ledgerApplied).where(isMutex))
+      return insertMissing(
+        tx,
+        queued.map(({ requestId, row }) => ({ ...(JSON.parse(row) as CreditLogRow), requestId })),
+      )
+    })
+    // Only now, so that a crash in between finds them in both places and inserts nothing.
+    await db.delete(ledgerLogQueue).where(
+      inArray(
+        ledgerLogQueue.id,
+        queued.map((row) => row.id),
+      ),
+    )
+  }
+  return delivered
+}
+
+async function insertMissing(
+  tx: Db,
+  rows: readonly (CreditLogRow & { readonly requestId: string })[],
+): Promise<number> {
+  const { logs } = tx.tables
+  // A locking read: a plain one could be older than the commit of whoever had the mutex before.
+  const found = await tx.lock(
+    tx
+      .select({ requestId: logs.requestId })
+      .from(logs)
+      .where(
+        inArray(
+          logs.requestId,
+          rows.map((row) => row.requestId),
+        ),
+      ),
+  )
+  const known = new Set(found.map((row) => row.requestId))
+  const missing = rows.filter((row) => !known.has(row.requestId) && known.add(row.requestId))
+  if (missing.length > 0) await tx.insert(logs).values(missing)
+  return missing.length
+}

@@ -1,0 +1,346 @@
+/**
+ * The local journal of one worker: an SQLite file that holds every charge from the moment a call is settled until the
+ * databases have it. Owns the file, its lock and its numbering; knows nothing of what a charge means.
+ *
+ * Only the connection opened here may open the file: any other open and close of it in this process, by `fs` or `Bun.file`,
+ * drops its lock silently (POSIX locks belong to the process, not to the descriptor). `stat` and `rename` are harmless.
+ */
+import { Database, SQLiteError } from 'bun:sqlite'
+import { existsSync, renameSync } from 'node:fs'
+
+/** Number and request id of the last charge of an instance that a database has. */
+export interface Mark {
+  readonly seq: number
+  readonly last: string
+}
+export type Part = 'main' | 'log'
+
+/** One tenure of a worker whose charges are in this file. */
+export interface Tenure {
+  readonly instanceId: string
+  /** Charge `n` of this instance is the row `base + n`. */
+  readonly base: number
+  readonly main: Mark
+  readonly log: Mark
+}
+
+/** What is written per charge. Two texts, so that the second goes to its column without being parsed or escaped again. */
+export interface Entry {
+  readonly body: string
+  readonly other: string
+}
+export interface JournalledEntry extends Entry {
+  readonly seq: number
+}
+
+export type OutboxSync = 'normal' | 'full'
+
+export type OpenedOutbox =
+  | { readonly kind: 'open'; readonly outbox: Outbox }
+  | { readonly kind: 'locked' }
+  | { readonly kind: 'unreadable'; readonly error: unknown }
+
+export type Outbox = ReturnType<typeof createOutbox>
+
+interface TenureRow {
+  readonly instance_id: string
+  readonly base: number
+  readonly main_seq: number
+  readonly main_last: string
+  readonly log_seq: number
+  readonly log_last: string
+}
+
+/** The second column set aside for charges that fit no database: `part` says which one had not taken them. */
+const SCHEMA = `
+create table if not exists meta (key text primary key, value text not null) without rowid;
+create table if not exists instances (
+  instance_id text primary key, base integer not null,
+  main_seq integer not null default 0, main_last text not null default '',
+  log_seq integer not null default 0, log_last text not null default '') without rowid;
+create table if not exists charges (id integer primary key, body text not null, other text not null);
+create table if not exists set_aside (
+  id integer primary key, instance_id text not null, part text not null, seq integer not null,
+  body text not null, other text not null, reason text not null, at_ms integer not null);
+`
+
+const UNREADABLE = new Set(['SQLITE_NOTADB', 'SQLITE_CORRUPT', 'SQLITE_CORRUPT_VTAB', 'SQLITE_FORMAT', 'SQLITE_ERROR'])
+const codeOf = (error: unknown): string => (error instanceof SQLiteError ? (error.code ?? '') : '')
+
+/**
+ * Opens and locks an outbox, creating it when absent. The lock lives until `close` or the end of the process.
+ * @param maxPages a limit to the file's size, for tests of a full disk
+ * @returns `locked` when another process (or another part of this one) has it; `unreadable` when it is no outbox
+ * @throws SQLiteError when the disk is full or not writable
+ */
+export function openOutbox(options: {
+  readonly path: string
+  readonly sync: OutboxSync
+  readonly maxPages?: number
+}): OpenedOutbox {
+  const isNew = !existsSync(options.path)
+  const db = new Database(options.path, { create: true })
+  try {
+    // Pragmas of the connection; the order matters: exclusive before WAL means no shared-memory file, and the lock is kept.
+    for (const pragma of [
+      'busy_timeout=0',
+      'locking_mode=exclusive',
+      'journal_mode=wal',
+      `synchronous=${options.sync}`,
+      // The flush loop checkpoints, so that no call pays for it.
+      'wal_autocheckpoint=0',
+      'journal_size_limit=16777216',
+    ])
+      db.run(`pragma ${pragma}`)
+    db.run('begin exclusive')
+    db.run('commit')
+    if (!isNew) {
+      const check = db.query<{ quick_check: string }, []>('pragma quick_check(1)').get()
+      if (check?.quick_check !== 'ok') throw new SyntaxError(`the outbox is damaged: ${check?.quick_check}`)
+    }
+    db.run(SCHEMA)
+    if (options.maxPages !== undefined) db.run(`pragma max_page_count=${options.maxPages}`)
+    const outbox = createOutbox(db, options.path)
+    outbox.probe()
+    return { kind: 'open', outbox }
+  } catch (error) {
+    db.close()
+    const code = codeOf(error)
+    if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) return { kind: 'locked' }
+    if (error instanceof SyntaxError || UNREADABLE.has(code)) return { kind: 'unreadable', error }
+    throw error
+  }
+}
+
+/** Moves an outbox that cannot be read out of the way, with its write-ahead log. @returns its new path */
+export function keepOutboxAside(path: string, atMs: number): string {
+  const aside = `${path}.unreadable-${atMs}`
+  for (const suffix of ['', '-wal', '-shm', '-journal'])
+    if (existsSync(path + suffix)) renameSync(path + suffix, aside + suffix)
+  return aside
+}
+
+function createOutbox(db: Database, path: string) {
+  const insert = db.query<unknown, [number, string, string]>('insert into charges (id, body, other) values (?, ?, ?)')
+  const select = db.query<{ id: number; body: string; other: string }, [number, number, number]>(
+    'select id, body, other from charges where id > ? and id <= ? order by id limit ?',
+  )
+  const begin = db.query('begin immediate')
+  const commit = db.query('commit')
+  const setMeta = db.query<unknown, [string, string]>(
+    'insert into meta (key, value) values (?, ?) on conflict (key) do update set value = excluded.value',
+  )
+
+  const tenures: Tenure[] = db
+    .query<TenureRow, []>('select * from instances order by base, instance_id')
+    .all()
+    .map((row) => ({
+      instanceId: row.instance_id,
+      base: row.base,
+      main: { seq: row.main_seq, last: row.main_last },
+      log: { seq: row.log_seq, last: row.log_last },
+    }))
+  const maxId = db.query<{ id: number | null }, []>('select max(id) as id from charges').get()?.id ?? 0
+  /** Row id of the last charge written, or that any mark names. */
+  let lastId = Math.max(maxId, ...tenures.map((t) => t.base + Math.max(t.main.seq, t.log.seq)), 0)
+  let current: Tenure | undefined
+  let waiting: Entry[] = []
+  let batch: PromiseWithResolvers<void> | undefined
+  let hasNews = false
+  let writable = true
+  let isOpen = true
+  let onCommitted: () => void = () => {}
+
+  const transaction = (work: () => void): void => {
+    try {
+      begin.run()
+      work()
+      commit.run()
+      writable = true
+      hasNews = true
+    } catch (error) {
+      writable = false
+      // A full disk rolls back by itself; anything else is rolled back here.
+      if (db.inTransaction) db.run('rollback')
+      throw error
+    }
+  }
+
+  /** The settles of one tick share one commit, and one promise. */
+  const commitBatch = (): void => {
+    const entries = waiting
+    const done = batch
+    waiting = []
+    batch = undefined
+    if (!done) return
+    try {
+      if (!current) throw new Error('the outbox has no instance yet')
+      let id = lastId
+      const [only] = entries
+      if (entries.length === 1 && only) {
+        insert.run(++id, only.body, only.other)
+        writable = true
+        hasNews = true
+      } else
+        transaction(() => {
+          for (const entry of entries) insert.run(++id, entry.body, entry.other)
+        })
+      lastId = id
+      done.resolve()
+    } catch (error) {
+      writable = false
+      done.reject(error)
+      return
+    }
+    onCommitted()
+  }
+
+  const find = (instanceId: string): Tenure | undefined => tenures.find((t) => t.instanceId === instanceId)
+  const replace = (tenure: Tenure): void => {
+    const at = tenures.findIndex((t) => t.instanceId === tenure.instanceId)
+    if (at >= 0) tenures[at] = tenure
+    if (current?.instanceId === tenure.instanceId) current = tenure
+  }
+  /** Last row id of an instance: its row ids end before the next one's base, which no charge has. */
+  const endOf = (tenure: Tenure): number => {
+    const next = tenures.find((t) => t.base > tenure.base)
+    return next ? next.base - 1 : lastId
+  }
+
+  return {
+    path,
+    /** The instances with something in this file, oldest first, the current one included. */
+    tenures: (): readonly Tenure[] => [...tenures],
+    current: (): Tenure | undefined => current,
+
+    /** Charges from now on belong to `instanceId` and count from 1. @throws SQLiteError disk full or not writable */
+    begin(instanceId: string): void {
+      if (waiting.length > 0) commitBatch()
+      const base = lastId + 1
+      transaction(() => {
+        db.query('insert into instances (instance_id, base) values (?, ?)').run(instanceId, base)
+      })
+      lastId = base
+      current = { instanceId, base, main: { seq: 0, last: '' }, log: { seq: 0, last: '' } }
+      tenures.push(current)
+      // On the disk before the database hears of the instance: after a power cut somebody must know whose rows these are.
+      db.run('pragma wal_checkpoint(passive)')
+    },
+
+    /** The current instance takes no more charges here. */
+    end(): void {
+      commitBatch()
+      current = undefined
+    },
+    /** @returns when the charge is committed. @throws SQLiteError when it could not be: then it is not there */
+    append(entry: Entry): Promise<void> {
+      if (!isOpen) return Promise.reject(new Error('the outbox is closed'))
+      waiting.push(entry)
+      if (!batch) {
+        batch = Promise.withResolvers()
+        setImmediate(commitBatch)
+      }
+      return batch.promise
+    },
+    /** Commits what waits for the end of this tick. */
+    commit: commitBatch,
+    /** Called after each commit of charges. */
+    onCommitted(listener: () => void): void {
+      onCommitted = listener
+    },
+
+    /** Number of the last charge of an instance. */
+    lastSeq(instanceId: string): number {
+      const tenure = find(instanceId)
+      return tenure ? Math.max(endOf(tenure) - tenure.base, tenure.main.seq, tenure.log.seq) : 0
+    },
+    /** The charges after number `after`, in order: at most `limit`, and at least one, but no more than fit into `maxChars`. */
+    read(instanceId: string, after: number, limit: number, maxChars = Infinity): readonly JournalledEntry[] {
+      const tenure = find(instanceId)
+      if (!tenure) return []
+      const entries: JournalledEntry[] = []
+      let chars = 0
+      for (const { id, body, other } of select.iterate(tenure.base + after, endOf(tenure), limit)) {
+        chars += body.length + other.length
+        if (entries.length > 0 && chars > maxChars) break
+        entries.push({ seq: id - tenure.base, body, other })
+      }
+      return entries
+    },
+
+    /**
+     * Notes how far a database has an instance's charges, and deletes what both have. What cannot be written is still
+     * known in memory, and after a restart the database says it.
+     * @throws SQLiteError
+     */
+    mark(instanceId: string, part: Part, mark: Mark): void {
+      const before = find(instanceId)
+      if (!before) return
+      const after: Tenure = { ...before, [part]: mark }
+      replace(after)
+      const both = Math.min(after.main.seq, after.log.seq)
+      transaction(() => {
+        db.query(`update instances set ${part}_seq = ?, ${part}_last = ? where instance_id = ?`).run(
+          mark.seq,
+          mark.last,
+          instanceId,
+        )
+        db.query('delete from charges where id > ? and id <= ?').run(after.base, after.base + both)
+      })
+    },
+    /** Keeps the charges after `after` where nobody applies them, and takes them as done for `part`. @returns how many */
+    setAside(instanceId: string, part: Part, after: number, reason: string, atMs: number): number {
+      const tenure = find(instanceId)
+      if (!tenure) return 0
+      const last = Math.max(endOf(tenure) - tenure.base, after)
+      let count = 0
+      transaction(() => {
+        count = db
+          .query(
+            `insert into set_aside (instance_id, part, seq, body, other, reason, at_ms)
+             select ?, ?, id - ?, body, other, ?, ? from charges where id > ? and id <= ?`,
+          )
+          .run(instanceId, part, tenure.base, reason, atMs, tenure.base + after, tenure.base + last).changes
+      })
+      this.mark(instanceId, part, { seq: last, last: '' })
+      return count
+    },
+    /** Forgets an instance whose charges are applied and whose rows are returned. @throws SQLiteError */
+    forget(instanceId: string): void {
+      const tenure = find(instanceId)
+      if (!tenure || tenure === current) return
+      const end = endOf(tenure)
+      transaction(() => {
+        db.query('delete from charges where id > ? and id <= ?').run(tenure.base, end)
+        db.query('delete from instances where instance_id = ?').run(instanceId)
+      })
+      tenures.splice(tenures.indexOf(tenure), 1)
+    },
+
+    meta: (key: string): string | undefined =>
+      db.query<{ value: string }, [string]>('select value from meta where key = ?').get(key)?.value,
+    setMeta(key: string, value: string): void {
+      transaction(() => void setMeta.run(key, value))
+    },
+    /** How many charges were set aside, ever. */
+    setAsideCount: (): number => db.query<{ n: number }, []>('select count(*) as n from set_aside').get()?.n ?? 0,
+
+    isWritable: (): boolean => writable,
+    /** Writes something: throws when the disk is full or not writable, and clears the mark when it is well again. */
+    probe(): void {
+      transaction(() => void setMeta.run('probe', 'x'.repeat(8192)))
+    },
+    /** Copies what was written since the last time from the log into the file, synced. Passive: it waits for nobody. */
+    checkpoint(): void {
+      if (!hasNews) return
+      db.run('pragma wal_checkpoint(passive)')
+      hasNews = false
+    },
+    close(): void {
+      if (!isOpen) return
+      commitBatch()
+      isOpen = false
+      db.close()
+    },
+  }
+}

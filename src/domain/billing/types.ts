@@ -1,0 +1,76 @@
+/** The interface of the ledger that the relay sees. Amounts are quota units, integers. */
+import type { CallRecord } from './charge.ts'
+
+/** Who pays for a call. */
+export interface Payer {
+  readonly userId: number
+  readonly apiKeyId: number
+  /** An unlimited key has no account of its own: the wallet alone pays. */
+  readonly isUnlimitedKey: boolean
+}
+
+/** Money set aside for one call. It ends by exactly one `settle` or `release`; a second end is a no-op. */
+export interface Hold {
+  /** What is set aside now, extensions included. */
+  readonly amount: number
+  /** How often it was extended. */
+  readonly extensions: number
+  /**
+   * Sets aside as much more. Waits without a database up to 10 s; works while draining.
+   * @returns false when it was refused, or the hold has ended: end the call, bill what was delivered
+   */
+  extend(amount: number): Promise<boolean>
+  /**
+   * Journals the charge with its log row, frees what is left of the hold.
+   * @param charge.quota 0 … 2³¹−1; may be more than is held
+   * @returns when the charge is on the disk: the last bytes may go to the client
+   * @throws GatewayError dependency_unavailable when the disk does not take it: nothing is charged then, and the call
+   * must end in an error
+   */
+  settle(charge: { readonly quota: number; readonly record: CallRecord }): Promise<void>
+  /** Frees the hold; charges nothing. @param record written as a log row, such as an error row; see `Ledger.note` */
+  release(record?: CallRecord): Promise<void>
+}
+
+export interface LedgerStats {
+  /** Instance id of this tenure. */
+  readonly instanceId: string
+  readonly accounts: number
+  /** quota units in this instance's allotments, as memory knows them */
+  readonly allotted: number
+  readonly held: number
+  readonly openHolds: number
+  readonly waiting: number
+  /** charges journalled that the main database, the log database does not have yet */
+  readonly unflushedMain: number
+  readonly unflushedLog: number
+  /** charges of earlier lives and other workers that are being flushed here */
+  readonly adopted: number
+  readonly acquires: number
+  readonly recallsSent: number
+  readonly recallsAnswered: number
+  readonly quarantined: number
+  readonly setAside: number
+  readonly isWritable: boolean
+}
+
+export interface Ledger {
+  /**
+   * Opens the outbox, flushes what earlier lives left and returns their rows (again each minute, if the database is away).
+   * @throws Error that names the directory when it is full or not writable
+   */
+  open(): Promise<void>
+  /**
+   * Sets `estimate` aside, from memory while the local allotment lasts; 0 needs nothing and always succeeds.
+   * @throws GatewayError `insufficient_user_quota`, `pre_consume_token_quota_failed`: proven; `dependency_unavailable`: the
+   * database is away, or nobody could prove it; `shutting_down`; `client_closed_request` when `signal` fired
+   */
+  hold(payer: Payer, estimate: number, signal?: AbortSignal): Promise<Hold>
+  /** Journals a row without money: an error row of a refused call, a channel test. @throws like `settle` */
+  note(record: CallRecord): Promise<void>
+  /** False while the disk does not take charges: the node is not ready then. */
+  isWritable(): boolean
+  /** Flushes, returns everything, ends the instance. What the deadline cuts off is left to the next start. */
+  drain(deadlineMs: number): Promise<void>
+  stats(): LedgerStats
+}

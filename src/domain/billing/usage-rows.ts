@@ -1,0 +1,114 @@
+/**
+ * The hourly usage (quota_data) of a batch: which row each charge belongs to. Remembers the ids of this hour's rows, so
+ * that a flush finds them by primary key and locks nothing else.
+ */
+import { and, asc, eq, inArray } from 'drizzle-orm'
+import type { Db } from '../../db/index.ts'
+import { type Charge, cutText } from './charge.ts'
+import { clampQuota } from './quota.ts'
+
+export type UsageRow = Omit<Db['tables']['quotaData']['$inferInsert'], 'id'> & {
+  readonly createdAt: number
+  readonly userId: number
+}
+
+export interface UsageTotals {
+  readonly count: number
+  readonly quota: number
+  readonly tokenUsed: number
+  /** the row as it would be inserted */
+  readonly row: UsageRow
+}
+
+const HOUR_SEC = 3_600
+/** The names of quota_data are narrower than those of the log. */
+const WIDTH = 64
+const MAX_KNOWN = 20_000
+
+const keyOf = (row: UsageRow): string =>
+  JSON.stringify([
+    row.createdAt,
+    row.userId,
+    row.tokenId,
+    row.channelId,
+    row.username,
+    row.modelName,
+    row.useGroup,
+    row.nodeName,
+  ])
+
+export type UsageRows = ReturnType<typeof createUsageRows>
+
+export function createUsageRows({ db }: { readonly db: Db }) {
+  const { quotaData } = db.tables
+  let ids = new Map<string, number>()
+
+  /** Looks up rows that are not known yet; several of one key: the first. Nothing is locked: a wrong guess only doubles a row. */
+  const lookUp = async (rows: readonly UsageRow[]): Promise<void> => {
+    const found = await db
+      .select()
+      .from(quotaData)
+      .where(
+        and(
+          inArray(quotaData.createdAt, [...new Set(rows.map((row) => row.createdAt))]),
+          inArray(quotaData.userId, [...new Set(rows.map((row) => row.userId))]),
+          eq(quotaData.nodeName, rows[0]?.nodeName ?? ''),
+        ),
+      )
+      .orderBy(asc(quotaData.id))
+    if (ids.size > MAX_KNOWN) ids = new Map()
+    for (const { id, ...row } of found) {
+      if (row.createdAt === null || row.userId === null) continue
+      const key = keyOf({ ...row, createdAt: row.createdAt, userId: row.userId })
+      if (!ids.has(key)) ids.set(key, id)
+    }
+  }
+
+  return {
+    /** @param clean applied to the texts. @throws DbError */
+    async locate(charges: readonly Charge[], clean: (text: string) => string) {
+      const totals = sumUsage(charges, clean)
+      const missing = [...totals].filter(([key]) => !ids.has(key)).map(([, { row }]) => row)
+      for (const node of new Set(missing.map((row) => row.nodeName)))
+        await lookUp(missing.filter((row) => row.nodeName === node))
+      const known = new Map<number, UsageTotals>()
+      const fresh: UsageRow[] = []
+      for (const [key, total] of totals) {
+        const id = ids.get(key)
+        if (id === undefined) fresh.push(total.row)
+        else known.set(id, total)
+      }
+      return { known, fresh }
+    },
+    /** Rows may have been removed: look again. */
+    forget(): void {
+      ids = new Map()
+    },
+  }
+}
+
+function sumUsage(charges: readonly Charge[], clean: (text: string) => string): Map<string, UsageTotals> {
+  const totals = new Map<string, UsageTotals>()
+  for (const charge of charges) {
+    if (!charge.isCounted || charge.isExported === false) continue
+    const row: UsageRow = {
+      userId: charge.userId,
+      username: cutText(clean(charge.username), WIDTH),
+      modelName: cutText(clean(charge.modelName), WIDTH),
+      createdAt: charge.createdAtSec - (charge.createdAtSec % HOUR_SEC),
+      useGroup: cutText(clean(charge.group), WIDTH),
+      tokenId: charge.apiKeyId,
+      channelId: charge.channelId,
+      nodeName: cutText(clean(charge.node), WIDTH),
+    }
+    const key = keyOf(row)
+    const before = totals.get(key)
+    const total = {
+      count: (before?.count ?? 0) + 1,
+      quota: clampQuota((before?.quota ?? 0) + charge.quota),
+      tokenUsed: clampQuota((before?.tokenUsed ?? 0) + charge.promptTokens + charge.completionTokens),
+    }
+    totals.set(key, { ...total, row: { ...row, ...total } })
+  }
+  return totals
+}

@@ -1,0 +1,125 @@
+/** Money when the database is cut off at the worst moment, is away, or is another one. */
+import { describe, expect, test } from 'bun:test'
+import { openDb } from '../../../src/db/index.ts'
+import { GatewayError } from '../../../src/errors.ts'
+import { silentLog } from '../../../src/lib/log.ts'
+import { SERVER_ENGINE, sqlServer } from '../../support/engines.ts'
+import { eventually } from '../../support/eventually.ts'
+import { type Fate, openSqlProxy } from './sql-proxy.ts'
+import { createWorld } from './world.ts'
+
+const random = (below: number): number => Math.floor(Math.random() * below)
+
+async function proxied() {
+  const server = await sqlServer()
+  const world = await createWorld(SERVER_ENGINE!)
+  const proxy = await openSqlProxy({ host: '127.0.0.1', port: server.port })
+  const dsn = world.testDb.env.SQL_DSN!.replace(/tcp\([^)]*\)|@127\.0\.0\.1:\d+/, (address) =>
+    address.startsWith('tcp') ? `tcp(127.0.0.1:${proxy.port})` : `@127.0.0.1:${proxy.port}`,
+  )
+  const db = await openDb({ dsn, log: silentLog })
+  return {
+    world,
+    proxy,
+    db,
+    async close(): Promise<void> {
+      try {
+        await world.close()
+      } finally {
+        await db.close()
+        await proxy.close()
+      }
+    },
+  }
+}
+
+if (SERVER_ENGINE)
+  describe(`faults on ${SERVER_ENGINE.name}`, () => {
+    test('commits that are lost, unseen or late change no sum', async () => {
+      const { world, proxy, db, close } = await proxied()
+      const channel = await world.channel()
+      const payers = [await world.payer({ wallet: 200_000, key: 150_000 }), await world.payer({ wallet: 200_000 })]
+      const shaky = await world.ledger({ db, leaseMs: 1_800 })
+      const steady = await world.ledger({ leaseMs: 1_800 })
+      const bad: readonly Fate[] = ['lost', 'unseen', 'late']
+      proxy.fate = () => (random(4) === 0 ? bad[random(3)]! : 'pass')
+      const complete: string[] = []
+      const call = async (): Promise<void> => {
+        const payer = payers[random(2)]!
+        const ledger = random(3) === 0 ? steady : shaky
+        try {
+          const hold = await ledger.hold(payer, 1 + random(3_000))
+          if (random(3) === 0) await hold.extend(1 + random(2_000))
+          await Bun.sleep(random(15))
+          if (random(5) === 0) return await hold.release()
+          const record = world.record(payer, channel)
+          await hold.settle({ quota: random(hold.amount + 1), record })
+          complete.push(record.requestId)
+        } catch (error) {
+          if (!(error instanceof GatewayError)) throw error
+        }
+      }
+      const callers = Array.from({ length: 12 }, async () => {
+        for (let i = 0; i < 40; i++) await call()
+      })
+      await Promise.all(callers)
+      expect(proxy.fates.lost + proxy.fates.unseen + proxy.fates.late).toBeGreaterThan(10)
+      expect(complete.length).toBeGreaterThan(50)
+      proxy.fate = () => 'pass'
+      await close()
+    }, 120_000)
+
+    test('while the database is away calls go on from the allotments, then get a 503, never insufficient; then all is well again', async () => {
+      for (const mode of ['refuse', 'hang'] as const) {
+        const { world, proxy, db, close } = await proxied()
+        const channel = await world.channel()
+        const payer = await world.payer({ wallet: 10_000 })
+        const ledger = await world.ledger({ db })
+        // Something is allotted beyond what is held.
+        await Promise.all(Array.from({ length: 10 }, async () => (await ledger.hold(payer, 100)).release()))
+        proxy.mode = mode
+        proxy.cut()
+        const record = world.record(payer, channel)
+        const allotted = ledger.stats().allotted
+        await (await ledger.hold(payer, allotted)).settle({ quota: 50, record })
+        const refusals = await Promise.all(
+          Array.from({ length: 5 }, async () => {
+            try {
+              await ledger.hold(payer, 9_000)
+              return undefined
+            } catch (error) {
+              return error as GatewayError
+            }
+          }),
+        )
+        for (const refusal of refusals) {
+          expect(refusal?.code).toBe('dependency_unavailable')
+          expect(refusal?.retryAfterSec).toBeGreaterThan(0)
+        }
+        expect(ledger.stats().unflushedMain).toBe(1)
+        proxy.mode = 'on'
+        proxy.cut()
+        await eventually('holds work again', async () => (await ledger.hold(payer, 9_000)).release().then(() => true), {
+          withinMs: 15_000,
+        })
+        await eventually('the charge arrives', () => ledger.stats().unflushedMain === 0, { withinMs: 15_000 })
+        await close()
+      }
+    }, 90_000)
+
+    test('an extension waits for the database, and works when it comes back', async () => {
+      const { world, proxy, db, close } = await proxied()
+      const payer = await world.payer({ wallet: 10_000 })
+      const ledger = await world.ledger({ db })
+      const hold = await ledger.hold(payer, 100)
+      proxy.mode = 'refuse'
+      proxy.cut()
+      const extended = hold.extend(5_000)
+      await expect(ledger.hold(payer, 5_000)).rejects.toThrow('dependency_unavailable')
+      proxy.mode = 'on'
+      expect(await extended).toBe(true)
+      expect(hold.amount).toBe(5_100)
+      await hold.release()
+      await close()
+    }, 30_000)
+  })

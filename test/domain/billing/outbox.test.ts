@@ -1,0 +1,190 @@
+/** The journal of one worker: what is in it after kills, who may open it, and what a full disk does. */
+import { afterAll, expect, test } from 'bun:test'
+import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type Outbox, openOutbox } from '../../../src/domain/billing/outbox.ts'
+import { createOutboxes } from '../../../src/domain/billing/outboxes.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { type Log, silentLog } from '../../../src/lib/log.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'headgate-outbox-'))
+afterAll(() => rmSync(folder, { recursive: true, force: true }))
+
+let files = 0
+const path = (): string => join(folder, `${++files}.db`)
+const open = (at: string, maxPages?: number): Outbox => {
+  const opened = openOutbox({ path: at, sync: 'normal', ...(maxPages ? { maxPages } : {}) })
+  if (opened.kind !== 'open') throw new Error(`the outbox is ${opened.kind}`)
+  return opened.outbox
+}
+const entry = (body: string) => ({ body, other: '{}' })
+
+test('charges of one tick are committed together, and are there after the file was not closed', async () => {
+  const at = path()
+  const script = `
+    import { openOutbox } from ${JSON.stringify(join(import.meta.dir, '../../../src/domain/billing/outbox.ts'))}
+    const { outbox } = openOutbox({ path: ${JSON.stringify(at)}, sync: 'normal' })
+    outbox.begin('a')
+    const first = [outbox.append({ body: '1', other: '{}' }), outbox.append({ body: '2', other: '{}' })]
+    if (first[0] !== first[1]) throw new Error('two commits in one tick')
+    await first[0]
+    await outbox.append({ body: '3', other: '{}' })
+    process.kill(process.pid, 'SIGKILL')`
+  const child = Bun.spawn([process.execPath, '-e', script], { stdout: 'inherit', stderr: 'inherit' })
+  await child.exited
+  const outbox = open(at)
+  expect(outbox.read('a', 0, 10).map(({ seq, body }) => [seq, body])).toEqual([
+    [1, '1'],
+    [2, '2'],
+    [3, '3'],
+  ])
+  outbox.close()
+})
+
+test('an outbox has one holder, in this process and in others, until it is closed', async () => {
+  const at = path()
+  const outbox = open(at)
+  expect(openOutbox({ path: at, sync: 'normal' }).kind).toBe('locked')
+  const script = `
+    import { openOutbox } from ${JSON.stringify(join(import.meta.dir, '../../../src/domain/billing/outbox.ts'))}
+    console.log(openOutbox({ path: ${JSON.stringify(at)}, sync: 'normal' }).kind)`
+  const ask = async (): Promise<string> =>
+    (await new Response(Bun.spawn([process.execPath, '-e', script], { stdout: 'pipe' }).stdout).text()).trim()
+  expect(await ask()).toBe('locked')
+  // A refused try must not have dropped the lock.
+  expect(await ask()).toBe('locked')
+  outbox.close()
+  expect(await ask()).toBe('open')
+})
+
+test('every instance counts from 1, and one without charges stays without', async () => {
+  const at = path()
+  const outbox = open(at)
+  outbox.begin('a')
+  outbox.begin('b')
+  await Promise.all([outbox.append(entry('b1')), outbox.append(entry('b2'))])
+  outbox.begin('c')
+  await outbox.append(entry('c1'))
+  const seen = (each: Outbox) =>
+    each
+      .tenures()
+      .map(({ instanceId }) => [
+        instanceId,
+        each.lastSeq(instanceId),
+        each.read(instanceId, 0, 10).map(({ body }) => body),
+      ])
+  const expected = [
+    ['a', 0, []],
+    ['b', 2, ['b1', 'b2']],
+    ['c', 1, ['c1']],
+  ]
+  expect(seen(outbox)).toEqual(expected as never)
+  outbox.close()
+  const again = open(at)
+  expect(seen(again)).toEqual(expected as never)
+  again.close()
+})
+
+test('a charge leaves when both databases have it, and numbers go on after it', async () => {
+  const at = path()
+  let outbox = open(at)
+  outbox.begin('a')
+  for (const body of ['1', '2', '3']) await outbox.append(entry(body))
+  outbox.mark('a', 'main', { seq: 3, last: 'r3' })
+  outbox.mark('a', 'log', { seq: 2, last: 'r2' })
+  expect(outbox.read('a', 0, 10).map(({ seq }) => seq)).toEqual([3])
+  outbox.mark('a', 'log', { seq: 3, last: 'r3' })
+  expect(outbox.read('a', 0, 10)).toEqual([])
+  outbox.close()
+  outbox = open(at)
+  expect(outbox.lastSeq('a')).toBe(3)
+  expect(outbox.tenures()).toMatchObject([{ main: { seq: 3, last: 'r3' }, log: { seq: 3, last: 'r3' } }])
+  outbox.begin('b')
+  await outbox.append(entry('b1'))
+  outbox.forget('a')
+  expect(outbox.read('b', 0, 10)).toMatchObject([{ seq: 1, body: 'b1' }])
+  expect(outbox.tenures().map(({ instanceId }) => instanceId)).toEqual(['b'])
+  outbox.close()
+})
+
+test('what does not fit is set aside, all of it, and is no longer waited for', async () => {
+  const outbox = open(path())
+  outbox.begin('a')
+  for (const body of ['1', '2', '3']) await outbox.append(entry(body))
+  outbox.mark('a', 'main', { seq: 1, last: 'r1' })
+  expect(outbox.setAside('a', 'main', 1, 'does not fit', 0)).toBe(2)
+  expect(outbox.setAsideCount()).toBe(2)
+  expect(outbox.tenures()[0]?.main.seq).toBe(3)
+  outbox.close()
+})
+
+test('on a full disk a charge is refused, not half written, and the outbox recovers', async () => {
+  const outbox = open(path(), 24)
+  outbox.begin('a')
+  const big = 'x'.repeat(3_000)
+  let written = 0
+  const fill = async (): Promise<void> => {
+    for (;;) {
+      await Promise.all([outbox.append(entry(big)), outbox.append(entry(big))])
+      written += 2
+    }
+  }
+  await expect(fill()).rejects.toThrow('full')
+  expect(outbox.isWritable()).toBe(false)
+  expect(outbox.read('a', 0, 1_000).length).toBe(written)
+  outbox.mark('a', 'main', { seq: written, last: '' })
+  outbox.mark('a', 'log', { seq: written, last: '' })
+  outbox.probe()
+  expect(outbox.isWritable()).toBe(true)
+  await outbox.append(entry('after'))
+  expect(outbox.read('a', written, 10)).toMatchObject([{ seq: written + 1, body: 'after' }])
+  outbox.close()
+})
+
+test('workers take different outboxes, and an orphan with something in it is adopted', async () => {
+  const dataDir = mkdtempSync(join(folder, 'node-'))
+  const create = () => createOutboxes({ dataDir, sync: 'normal', log: silentLog, clock: systemClock })
+  const [first, second, third] = [create(), create(), create()]
+  expect(first.openOwn().path).toEndWith('1.db')
+  const orphan = second.openOwn()
+  expect(orphan.path).toEndWith('2.db')
+  third.openOwn()
+  orphan.begin('a')
+  await orphan.append(entry('1'))
+  expect(first.adopt()).toEqual([])
+  second.close()
+  third.close()
+  expect(first.adopt().map((outbox) => outbox.path)).toEqual([orphan.path])
+  expect(first.adopt()).toEqual([])
+  const [adopted] = first.adopted()
+  expect(adopted?.read('a', 0, 10)).toMatchObject([{ seq: 1, body: '1' }])
+  first.release(adopted!)
+  expect(second.openOwn().path).toEndWith('2.db')
+  first.close()
+  second.close()
+})
+
+test('an outbox that cannot be read is kept aside and reported, and the start goes on', () => {
+  const dataDir = mkdtempSync(join(folder, 'node-'))
+  const errors: string[] = []
+  const log: Log = { ...silentLog, error: (msg) => errors.push(msg) }
+  const outboxes = createOutboxes({ dataDir, sync: 'normal', log, clock: systemClock })
+  outboxes.openOwn()
+  outboxes.close()
+  writeFileSync(join(dataDir, 'ledger', '1.db'), 'this is no database'.repeat(1_000))
+  const outbox = outboxes.openOwn()
+  outbox.begin('a')
+  expect(outbox.path).toEndWith('1.db')
+  expect(errors).toHaveLength(1)
+  expect(readdirSync(join(dataDir, 'ledger')).filter((name) => name.startsWith('1.db.unreadable-'))).toHaveLength(1)
+  outboxes.close()
+})
+
+test('a directory that takes nothing fails the start and is named', () => {
+  const file = join(folder, 'a-file')
+  writeFileSync(file, '')
+  const outboxes = createOutboxes({ dataDir: file, sync: 'normal', log: silentLog, clock: systemClock })
+  expect(() => outboxes.openOwn()).toThrow(join(file, 'ledger'))
+  expect(existsSync(join(file, 'ledger'))).toBe(false)
+})
