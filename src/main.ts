@@ -1,0 +1,93 @@
+/** Process entry: command line → command → exit code. Commands are loaded when they run, so the supervisor stays small. */
+import { parseArgs } from 'node:util'
+import type { Flags } from './commands/preflight.ts'
+
+const HELP = `Usage: headgate [command] [options]
+
+Commands:
+  serve     run a node (default)
+  doctor    check configuration, database, Redis, secrets, disk and clock
+  version   print the version
+
+Options:
+  --port <number>     port to listen on (3000); PORT wins over it
+  --log-dir <folder>  also write log files there
+  --user <uid:gid>    when started as root: own the data and log folders, then become this user
+  --version           print the version
+  --help              print this text
+
+Everything else is set by environment variables or a .env file; \`headgate doctor\` shows them.
+`
+
+/** Wrong use of the command line, by the convention of sysexits. */
+const EXIT_USAGE = 64
+
+async function main(args: readonly string[]): Promise<number> {
+  const parsed = parse(args)
+  if (typeof parsed === 'string') return misused(parsed)
+  const { values, positionals } = parsed
+  if (values.help) {
+    process.stdout.write(HELP)
+    return 0
+  }
+  if (values.version) return (await import('./commands/version.ts')).version()
+  const [command = 'serve', ...rest] = positionals
+  if (rest.length > 0) return misused(`\`${rest.join(' ')}\` is one word too many`)
+  const flags: Flags = { port: values.port, logDir: values['log-dir'], user: values.user }
+  switch (command) {
+    case 'serve':
+      return (await import('./commands/serve.ts')).serve(flags, ownProgram())
+    case 'doctor':
+      return (await import('./commands/doctor.ts')).doctor(flags)
+    case 'version':
+      return (await import('./commands/version.ts')).version()
+    case 'worker': {
+      const { worker } = await import('./commands/worker.ts')
+      return worker({ index: Number(values.index), count: Number(values.count), nodeId: values['node-id'] ?? '' })
+    }
+    default:
+      return misused(`there is no command ${command}`)
+  }
+}
+
+function misused(why: string): number {
+  process.stderr.write(`headgate: ${why}\n\n${HELP}`)
+  return EXIT_USAGE
+}
+
+/** @returns what is wrong with the command line, as text */
+function parse(args: readonly string[]) {
+  try {
+    return parseArgs({
+      args: [...args],
+      allowPositionals: true,
+      options: {
+        port: { type: 'string' },
+        'log-dir': { type: 'string' },
+        user: { type: 'string' },
+        version: { type: 'boolean', short: 'v' },
+        help: { type: 'boolean', short: 'h' },
+        // For workers, which only the supervisor starts.
+        index: { type: 'string' },
+        count: { type: 'string' },
+        'node-id': { type: 'string' },
+      },
+    })
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error)
+  }
+}
+
+/** How this very build is started again: the binary itself, or Bun with this file. */
+function ownProgram(): readonly string[] {
+  const isCompiled = import.meta.path.startsWith('/$bunfs/') || import.meta.path.includes('~BUN')
+  return isCompiled ? [process.execPath] : [process.execPath, '--no-env-file', import.meta.path]
+}
+
+main(process.argv.slice(2)).then(
+  (exitCode) => process.exit(exitCode),
+  (error) => {
+    process.stderr.write(`headgate failed: ${error instanceof Error ? error.stack : String(error)}\n`)
+    process.exit(1)
+  },
+)

@@ -1,0 +1,113 @@
+/**
+ * Clients that call without a pause, streamed and not, in both dialects, and note what became of each call. They do not
+ * mind that the node is killed beneath them.
+ */
+import { seeded } from '../protocol/random.ts'
+
+export interface LoadOptions {
+  readonly url: string
+  readonly keys: readonly string[]
+  readonly models: readonly string[]
+  readonly clients: number
+  readonly seed: number
+}
+
+export interface Load {
+  /** Ids of the calls whose whole answer a client has: the full body, or the stream's final frame. */
+  readonly complete: ReadonlySet<string>
+  /** How the calls ended. */
+  readonly ends: Readonly<Record<End, number>>
+  /** Lets every client finish its call. */
+  stop(): Promise<void>
+}
+
+/** `left`: the client went away by itself. `broken`: the answer ended early. `down`: there was none. */
+type End = 'complete' | 'refused' | 'left' | 'broken' | 'down'
+
+const ENTRANCES = [
+  { path: '/v1/chat/completions', finalFrame: 'data: [DONE]' },
+  { path: '/v1/messages', finalFrame: 'event: message_stop' },
+] as const
+/** No answer takes this long; a client that waited for ever would keep the test from ending. */
+const PATIENCE_MS = 20_000
+
+export function startLoad({ url, keys, models, clients, seed }: LoadOptions): Load {
+  const complete = new Set<string>()
+  const ends = { complete: 0, refused: 0, left: 0, broken: 0, down: 0 }
+  let isStopping = false
+
+  const client = async (number: number): Promise<void> => {
+    const random = seeded(seed * 1_000 + number)
+    while (!isStopping) {
+      const { path, finalFrame } = random.pick(ENTRANCES)
+      const stream = random.chance(0.6)
+      const leaveAfterMs = random.chance(0.04) ? random.int(150) : undefined
+      const body = JSON.stringify({
+        model: random.pick(models),
+        stream,
+        max_tokens: 40,
+        messages: [{ role: 'user', content: `call ${random.int(1e9)} ${'x'.repeat(random.int(400))}` }],
+      })
+      const { end, id } = await call(
+        `${url}${path}`,
+        random.pick(keys),
+        body,
+        stream ? finalFrame : undefined,
+        leaveAfterMs,
+      )
+      ends[end] += 1
+      if (end === 'complete') complete.add(id)
+      await Bun.sleep(end === 'complete' || end === 'left' ? random.int(30) : 50)
+    }
+  }
+  const running = Array.from({ length: clients }, (_, number) => client(number))
+  return {
+    complete,
+    ends,
+    async stop() {
+      isStopping = true
+      await Promise.all(running)
+    },
+  }
+}
+
+/** @param finalFrame of a stream; absent: the answer is one body */
+async function call(
+  url: string,
+  apiKey: string,
+  body: string,
+  finalFrame: string | undefined,
+  leaveAfterMs: number | undefined,
+): Promise<{ readonly end: End; readonly id: string }> {
+  const leave = new AbortController()
+  const leaving = setTimeout(() => leave.abort(), leaveAfterMs ?? PATIENCE_MS)
+  let id = ''
+  let text = ''
+  try {
+    const reply = await fetch(url, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${apiKey}`, 'content-type': 'application/json' },
+      body,
+      signal: leave.signal,
+    })
+    id = reply.headers.get('x-oneapi-request-id') ?? ''
+    if (reply.status !== 200) {
+      await reply.bytes()
+      return { end: 'refused', id }
+    }
+    if (finalFrame === undefined) {
+      JSON.parse(await reply.text())
+      return { end: 'complete', id }
+    }
+    const decoder = new TextDecoder()
+    for await (const part of reply.body as ReadableStream<Uint8Array>) text += decoder.decode(part, { stream: true })
+    return { end: text.includes(finalFrame) ? 'complete' : 'broken', id }
+  } catch {
+    // Whatever became of the connection: who has the final frame has the answer.
+    if (finalFrame !== undefined && text.includes(finalFrame)) return { end: 'complete', id }
+    if (leave.signal.aborted) return { end: leaveAfterMs === undefined ? 'broken' : 'left', id }
+    return { end: id === '' ? 'down' : 'broken', id }
+  } finally {
+    clearTimeout(leaving)
+  }
+}
