@@ -305,10 +305,14 @@ function createOutbox(db: Database, path: string) {
       this.mark(instanceId, part, { seq: last, last: '' })
       return count
     },
-    /** Forgets an instance whose charges are applied and whose rows are returned. @throws SQLiteError */
+    /**
+     * Forgets an instance whose charges are applied and whose rows are returned, unless an older one is still here: where
+     * the older one's charges end is known by where this one begins.
+     * @throws SQLiteError
+     */
     forget(instanceId: string): void {
       const tenure = find(instanceId)
-      if (!tenure || tenure === current) return
+      if (!tenure || tenure === current || tenure !== tenures[0]) return
       const end = endOf(tenure)
       transaction(() => {
         db.query('delete from charges where id > ? and id <= ?').run(tenure.base, end)

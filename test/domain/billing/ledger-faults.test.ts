@@ -69,6 +69,43 @@ if (SERVER_ENGINE)
       await close()
     }, 120_000)
 
+    test('a balance of B serves exactly ⌊B ÷ c⌋ calls, whatever becomes of the commits', async () => {
+      const { world, proxy, db, close } = await proxied()
+      const channel = await world.channel()
+      const payers = [await world.payer({ wallet: 4_099 }), await world.payer({ wallet: 100_000, key: 3_050 })]
+      // A lease so long that no idle pass sets right what a caller got wrong.
+      const nodes = [await world.ledger({ db, leaseMs: 600_000 }), await world.ledger({ db, leaseMs: 600_000 })]
+      const bad: readonly Fate[] = ['lost', 'unseen', 'late']
+      proxy.fate = () => (random(4) === 0 ? bad[random(3)]! : 'pass')
+      const done = [0, 0]
+      const call = async (who: number, node: number): Promise<void> => {
+        for (;;) {
+          try {
+            const hold = await nodes[node]!.hold(payers[who]!, 100)
+            await Bun.sleep(random(20))
+            if (random(4) === 0) {
+              await hold.release()
+              continue
+            }
+            await hold.settle({ quota: 100, record: world.record(payers[who]!, channel) })
+            done[who]!++
+            return
+          } catch (error) {
+            if (!(error instanceof GatewayError)) throw error
+            if (error.code !== 'dependency_unavailable') return
+            await Bun.sleep(random(50))
+          }
+        }
+      }
+      await Promise.all(Array.from({ length: 140 }, (_, i) => call(i % 2, (i >> 1) % 2)))
+      expect(proxy.fates.lost + proxy.fates.unseen + proxy.fates.late).toBeGreaterThan(10)
+      proxy.fate = () => 'pass'
+      // What a released call left elsewhere may have been missed by a refusal: nothing more is left than that.
+      for (const who of [0, 1]) for (const node of [0, 1]) await call(who, node)
+      expect(done).toEqual([40, 30])
+      await close()
+    }, 120_000)
+
     test('while the database is away calls go on from the allotments, then get a 503, never insufficient; then all is well again', async () => {
       for (const mode of ['refuse', 'hang'] as const) {
         const { world, proxy, db, close } = await proxied()

@@ -108,6 +108,23 @@ test('a charge leaves when both databases have it, and numbers go on after it', 
   outbox.close()
 })
 
+test('an instance is not forgotten before an older one, whose end would move with it', async () => {
+  const at = path()
+  const outbox = open(at)
+  outbox.begin('a')
+  await outbox.append(entry('a1'))
+  outbox.mark('a', 'main', { seq: 1, last: 'ra1' })
+  outbox.begin('b')
+  outbox.begin('c')
+  outbox.forget('b')
+  expect(outbox.lastSeq('a')).toBe(1)
+  outbox.mark('a', 'log', { seq: 1, last: 'ra1' })
+  outbox.forget('a')
+  outbox.forget('b')
+  expect(outbox.tenures().map(({ instanceId }) => instanceId)).toEqual(['c'])
+  outbox.close()
+})
+
 test('what does not fit is set aside, all of it, and is no longer waited for', async () => {
   const outbox = open(path())
   outbox.begin('a')
