@@ -41,7 +41,7 @@ export function startLoad({ url, keys, models, clients, seed }: LoadOptions): Lo
     while (!isStopping) {
       const { path, finalFrame } = random.pick(ENTRANCES)
       const stream = random.chance(0.6)
-      const leaveAfterMs = random.chance(0.04) ? random.int(150) : undefined
+      const leaveAfterMs = stream && random.chance(0.06) ? random.int(150) : undefined
       const body = JSON.stringify({
         model: random.pick(models),
         stream,
@@ -71,7 +71,10 @@ export function startLoad({ url, keys, models, clients, seed }: LoadOptions): Lo
   }
 }
 
-/** @param finalFrame of a stream; absent: the answer is one body */
+/**
+ * @param finalFrame of a stream; absent: the answer is one body
+ * @param leaveAfterMs the client goes away that long after its stream has begun
+ */
 async function call(
   url: string,
   apiKey: string,
@@ -80,7 +83,7 @@ async function call(
   leaveAfterMs: number | undefined,
 ): Promise<{ readonly end: End; readonly id: string }> {
   const leave = new AbortController()
-  const leaving = setTimeout(() => leave.abort(), leaveAfterMs ?? PATIENCE_MS)
+  let leaving = setTimeout(() => leave.abort(), PATIENCE_MS)
   let id = ''
   let text = ''
   try {
@@ -98,6 +101,10 @@ async function call(
     if (finalFrame === undefined) {
       JSON.parse(await reply.text())
       return { end: 'complete', id }
+    }
+    if (leaveAfterMs !== undefined) {
+      clearTimeout(leaving)
+      leaving = setTimeout(() => leave.abort(), leaveAfterMs)
     }
     const decoder = new TextDecoder()
     for await (const part of reply.body as ReadableStream<Uint8Array>) text += decoder.decode(part, { stream: true })

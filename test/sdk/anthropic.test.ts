@@ -1,6 +1,7 @@
 /** The official `@anthropic-ai/sdk` package, unmodified, as a client; against an upstream of its own protocol and of OpenAI's. */
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'bun:test'
 import Anthropic, {
+  APIUserAbortError,
   AuthenticationError,
   BadRequestError,
   InternalServerError,
@@ -223,6 +224,7 @@ for (const protocol of PROTOCOLS) {
 
     test('a stream that the client leaves is cut upstream within a second, and billed for what was produced', async () => {
       world.upstream.on(model, { isEndless: true, paceMs: 10 })
+      const before = world.upstream.ledger.length
       const { data, response } = await client.messages
         .create({ model, max_tokens, messages: hello, stream: true })
         .withResponse()
@@ -237,7 +239,7 @@ for (const protocol of PROTOCOLS) {
         }
       }
       const id = requestIdOf(response.headers)
-      const line = await world.upstreamLine(id)
+      const line = await world.upstreamLine(before)
       expect(line.end).toBe('aborted')
       expect(line.atMs - leftAtMs).toBeLessThan(1_000)
       const row = await world.app.admin.logOf(id)
@@ -248,7 +250,7 @@ for (const protocol of PROTOCOLS) {
     })
 
     test('a stream that the upstream cuts ends in an error, and is billed for what was delivered', async () => {
-      world.upstream.on(model, { chunks: 20, cutAfter: 8 })
+      world.upstream.on(model, { chunks: 20, cutAfter: 8, paceMs: 5 })
       const { data, response } = await client.messages
         .create({ model, max_tokens, messages: hello, stream: true })
         .withResponse()
@@ -317,8 +319,8 @@ describe('the other operations', () => {
     await eventually('the upstream has the call', () => world.upstream.active() === 1)
     const leftAtMs = Date.now()
     leave.abort()
-    await expect(pending).rejects.toThrow()
-    const line = await eventually('the upstream sees it end', () => world.upstream.ledger[before])
+    await failureOf(pending, APIUserAbortError)
+    const line = await world.upstreamLine(before)
     expect(line.end).toBe('aborted')
     expect(line.atMs - leftAtMs).toBeLessThan(1_000)
     const row = await world.app.admin.logOf(line.requestId)

@@ -297,8 +297,8 @@ describe('what the log says', () => {
     expect(row).toMatchObject({ type: 2, channel: channels.up })
     const { attempts } = row.other['admin_info'] as { attempts: readonly Record<string, unknown>[] }
     expect(attempts).toHaveLength(2)
-    expect(attempts[0]).toMatchObject({ channel_id: channels.down, status: 503 })
-    expect(attempts[1]).toMatchObject({ channel_id: channels.up, status: 200 })
+    expect(attempts[0]).toMatchObject({ channel: channels.down, status: 503 })
+    expect(attempts[1]).toMatchObject({ channel: channels.up, status: 200 })
     const [own] = await admin.logs(`request_id=${id}`, app.user)
     expect(own).toMatchObject({ type: 2, channel: 0, quota: row.quota })
     expect(own?.other).not.toHaveProperty('admin_info')

@@ -221,6 +221,7 @@ export function startUpstream(options: UpstreamOptions = {}) {
 
     function stream(frames: Iterator<{ text: string | Uint8Array<ArrayBuffer>; isContent: boolean }>) {
       let isFirst = true
+      let hasPaused = false
       return new ReadableStream<Uint8Array>(
         {
           async pull(controller) {
@@ -231,7 +232,8 @@ export function startUpstream(options: UpstreamOptions = {}) {
               end('cut', status)
               return controller.error()
             }
-            if (behaviour.pauseAfter !== undefined && delivered >= behaviour.pauseAfter) {
+            if (behaviour.pauseAfter !== undefined && delivered >= behaviour.pauseAfter && !hasPaused) {
+              hasPaused = true
               await new Promise<void>((resume) => paused.add(resume))
             }
             const next = frames.next()
