@@ -104,6 +104,8 @@ export async function buildUpstream(
     'content-type': 'application/json',
     accept: call.isStream ? 'text/event-stream' : 'application/json',
     'accept-encoding': 'identity',
+    // Lets an upstream's own records be joined with ours. https://platform.openai.com/docs/api-reference/debugging-requests
+    'x-client-request-id': call.id,
   })
   await provider.auth(headers, view, upstreamCall)
   const overrideContext = { apiKey: key, clientHeaders: call.clientHeaders, isChannelTest: call.isTest }

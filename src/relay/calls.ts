@@ -12,12 +12,19 @@ import { codecs, errorInBody, readUpstreamError } from '../protocol/index.ts'
 import { type Built, buildUpstream, wayTo } from './build.ts'
 import { createGauge } from './gauge.ts'
 import { createPump, type Pump } from './pump.ts'
-import { consumedRecord, errorRecord, type Facts, type Trace } from './record.ts'
+import { consumedRecord, countRecord, errorRecord, type Facts, type Trace } from './record.ts'
 import type { Refusals } from './refusals.ts'
-import { type Stamp, streamResponse, wholeResponse } from './respond.ts'
+import { jsonResponse, type Stamp, streamResponse, wholeResponse } from './respond.ts'
 import { createTally, type Tally } from './tally.ts'
 import type { Attempt, Call, Ending, Purse } from './types.ts'
-import { type AbortReason, asSendError, type Exchange, type Sender, type UpstreamLimits } from './upstream.ts'
+import {
+  type AbortReason,
+  asSendError,
+  type Exchange,
+  readAnswer,
+  type Sender,
+  type UpstreamLimits,
+} from './upstream.ts'
 
 export interface CallsDeps {
   readonly channels: Channels
@@ -32,7 +39,14 @@ export interface CallsDeps {
   readonly isErrorLogged: boolean
   readonly isUsageForced: boolean
   readonly isTextCounted: boolean
-  readonly limits: UpstreamLimits & { readonly lineChars: number }
+  readonly limits: UpstreamLimits & {
+    /** Longest line of a stream. */
+    readonly lineChars: number
+    /** Silence after which a stream's client sees a comment, unless an option says otherwise. */
+    readonly keepAliveMs: number
+    /** How long a stream's first frame is awaited before the client gets its headers, and with them comments. */
+    readonly patienceMs: number
+  }
 }
 
 /** A call under way, as a stop of the node sees it. */
@@ -42,6 +56,8 @@ export interface LiveCall {
 
 /** Error bodies past this say nothing more. */
 const MAX_ERROR_BYTES = 1024 * 1024
+/** Complete answers are held in memory until they are billed. */
+const MAX_ANSWER_BYTES = 256 * 1024 * 1024
 const UPSTREAM_ID_HEADERS = ['x-oneapi-request-id', 'x-request-id', 'request-id'] as const
 
 export function createCalls(deps: CallsDeps) {
@@ -59,7 +75,20 @@ export function createCalls(deps: CallsDeps) {
   /** A refused call leaves its row, however it was refused. Best effort: the refusal itself stands. */
   const noteRefusal = async (facts: Facts, trace: Trace, group: string, error: GatewayError, hold?: Hold) => {
     const record = deps.isErrorLogged ? errorRecord(facts, trace, group, error, now()) : undefined
-    const admitted = record && refusals.admit(record, error.code)
+    // Past the limit rows and lines of refusals are joined; what reached an upstream always has its own.
+    const admitted = record && (trace.attempts.length > 0 ? record : refusals.admit(record, error.code))
+    if (admitted)
+      log.info('call', {
+        requestId: facts.id,
+        protocol: facts.endpoint.protocol,
+        operation: facts.endpoint.operation,
+        model: facts.model,
+        ending: 'refused',
+        code: error.code,
+        status: error.status,
+        attempts: trace.attempts.length,
+        ms: Math.round(clock.monotonic() - facts.startedAtMs),
+      })
     try {
       if (hold) await hold.release(admitted)
       else if (admitted) await ledger.note(admitted)
@@ -71,7 +100,7 @@ export function createCalls(deps: CallsDeps) {
   /** @throws GatewayError, after its row is written */
   const carry = async (call: Call, signal: AbortSignal): Promise<Response> => {
     const trace: Trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
-    const running = createRunning(call, signal)
+    const running = createRunning(call.id, signal)
     enter(running)
     let purse: Purse | undefined
     let isHandedOver = false
@@ -96,6 +125,36 @@ export function createCalls(deps: CallsDeps) {
         running.close()
         leave(running)
       }
+    }
+  }
+
+  /**
+   * Counts the tokens of a call: an upstream that can is asked, else our own count answers. Costs nothing.
+   * @throws GatewayError, after its row is written
+   */
+  const count = async (call: Call, signal: AbortSignal): Promise<Response> => {
+    const trace: Trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
+    try {
+      checkModel(call)
+      const [route] = routesOf(call, trace)
+      const isOffered = nextOffering(call, route!.candidates, 0, new Set(), trace) !== undefined
+      if (!isOffered) {
+        await ledger.note(countRecord(call, trace, route!.group, now()))
+        return jsonResponse({ input_tokens: call.inputTokens }, call.id, stamp)
+      }
+    } catch (thrown) {
+      const error = asGatewayError(thrown)
+      await noteRefusal(call, trace, call.caller.groups[0] ?? '', error)
+      throw error
+    }
+    try {
+      return await carry(call, signal)
+    } catch (thrown) {
+      const error = asGatewayError(thrown)
+      // An upstream that fails, or has no such path, leaves our own count; one that finds the call wrong is right.
+      const isAnswered = error.blame !== 'upstream' || error.status === 400 || error.status === 413
+      if (isAnswered) throw error
+      return jsonResponse({ input_tokens: call.inputTokens }, call.id, stamp)
     }
   }
 
@@ -142,6 +201,8 @@ export function createCalls(deps: CallsDeps) {
     handOver(pump: Pump): void
     readonly isStreaming: boolean
     isSettled: boolean
+    /** The channel of this attempt reads on when the client leaves. */
+    drains: boolean
     readonly abortedBy: () => AbortReason | undefined
     close(): void
   }
@@ -153,11 +214,12 @@ export function createCalls(deps: CallsDeps) {
     readonly routes: readonly Route[]
   }
 
-  const createRunning = (call: Call, signal: AbortSignal): Running => {
+  /** Must not keep the call: a stream outlives its request body. */
+  const createRunning = (requestId: string, signal: AbortSignal): Running => {
     let target: ((reason: AbortReason) => void) | undefined
     let reason: AbortReason | undefined
     let pump: Pump | undefined
-    const fails = (error: unknown): void => log.error('a call did not end well', { requestId: call.id, error })
+    const fails = (error: unknown): void => log.error('a call did not end well', { requestId, error })
     const abort = (by: AbortReason): void => {
       reason ??= by
       if (pump) pump.interrupt('shutting-down').catch(fails)
@@ -165,7 +227,7 @@ export function createCalls(deps: CallsDeps) {
     }
     const clientLeft = (): void => {
       if (pump) pump.abandon().catch(fails)
-      else if (!drainingCalls.has(call)) abort('client-gone')
+      else if (!running.drains) abort('client-gone')
     }
     signal.addEventListener('abort', clientLeft, { once: true })
     const running: Running = {
@@ -179,6 +241,7 @@ export function createCalls(deps: CallsDeps) {
         return pump !== undefined
       },
       isSettled: false,
+      drains: false,
       abortedBy: () => reason,
       open(next) {
         target = next
@@ -189,8 +252,6 @@ export function createCalls(deps: CallsDeps) {
     if (signal.aborted) clientLeft()
     return running
   }
-  /** Calls whose channel reads on when the client leaves. */
-  const drainingCalls = new WeakSet<Call>()
 
   /** The loop: one channel after the other, each at most once, until one serves or the rules say stop. */
   const attempts = async (job: Job): Promise<Response> => {
@@ -280,8 +341,7 @@ export function createCalls(deps: CallsDeps) {
         lastError,
       })
       Object.assign(entry, { keyIndex: key.index, upstreamModel, way: built.way })
-      if (channel.setting.drain === true) drainingCalls.add(call)
-      else drainingCalls.delete(call)
+      running.drains = channel.setting.drain === true
       tally = createTally({
         model: call.model,
         inputTokens: call.inputTokens,
@@ -310,7 +370,7 @@ export function createCalls(deps: CallsDeps) {
       exchange?.abort('done')
       exchange?.close()
       entry.endedAtMs = clock.monotonic()
-      entry.reason = entry.reason || `${error.code}: ${error.upstream?.message ?? error.public}`
+      entry.reason = entry.reason || reasonOf(error)
       if (error.blame === 'upstream' || error.code.startsWith('channel:'))
         channels.report({ channelId: channel.id, keyIndex: entry.keyIndex, error })
       // The upstream had the request: what it read is paid for, though nobody waits for the answer.
@@ -341,14 +401,13 @@ export function createCalls(deps: CallsDeps) {
     if (running.isSettled) return
     running.isSettled = true
     if (entry.endedAtMs === 0) entry.endedAtMs = clock.monotonic()
-    // A stream that came in one piece ends before its first byte is sent.
-    trace.firstByteAtMs ??= clock.monotonic()
-    if (error && entry.reason === '') entry.reason = `${error.code}: ${error.public}`
+    if (error && entry.reason === '') entry.reason = reasonOf(error)
     const bill = tally.bill(ending === 'complete')
     const charge = prices.charge(purse.price, bill.usage)
     const record = consumedRecord(
       {
         call,
+        isFree: isFree(call),
         trace,
         purse,
         charge,
@@ -392,12 +451,7 @@ export function createCalls(deps: CallsDeps) {
     const { job, entry, built, exchange, tally, secrets } = served
     const { call } = job
     const { provider } = entry.channel
-    let bytes: Uint8Array<ArrayBuffer>
-    try {
-      bytes = await exchange.response.bytes()
-    } catch (cause) {
-      throw asSendError(exchange.abortedBy(), cause)
-    }
+    const bytes = await readAnswer(exchange, MAX_ANSWER_BYTES)
     exchange.close()
     let json: unknown
     try {
@@ -416,11 +470,10 @@ export function createCalls(deps: CallsDeps) {
       tally.seeWhole(decoded)
       if (!isForwarded)
         body = JSON.stringify(
-          codecs[call.endpoint.protocol].encodeResponse(decoded, {
-            id: call.id,
-            model: call.model,
-            createdAtSec: Math.floor(clock.now() / 1000),
-          }).json,
+          codecs[call.endpoint.protocol].encodeResponse(
+            { ...decoded, usage: decoded.usage ?? tally.unreported() },
+            { id: call.id, model: call.model, createdAtSec: Math.floor(clock.now() / 1000) },
+          ).json,
         )
     } catch (cause) {
       if (!isForwarded) throw asGatewayError(cause)
@@ -432,12 +485,13 @@ export function createCalls(deps: CallsDeps) {
   }
 
   const stream = async (served: Served & { readonly exchange: Exchange }): Promise<Response> => {
-    const { job, entry, built, exchange, tally } = served
+    const { entry, exchange, tally } = served
+    const { built, job } = withoutBodies(served)
     const { call, trace, purse, running } = job
     const { provider } = entry.channel
     const raw = exchange.response.body
     if (!raw) throw new GatewayError('empty_response')
-    const source = provider.transformStream ? provider.transformStream(raw, built.upstreamCall) : raw
+    const source = provider.transformStream ? provider.transformStream(raw, served.built.upstreamCall) : raw
     const codec = codecs[call.endpoint.protocol]
     const decoder =
       call.endpoint.operation === 'chat'
@@ -468,19 +522,25 @@ export function createCalls(deps: CallsDeps) {
         isCovered: call.maxOutputTokens !== undefined,
       }),
       maxLineChars: limits.lineChars,
-      drains: entry.channel.setting.drain === true,
+      keepAliveMs: options.get('general_setting.ping_interval_enabled')
+        ? options.get('general_setting.ping_interval_seconds') * 1000
+        : limits.keepAliveMs,
+      drains: running.drains,
+      log: log.child({ requestId: call.id }),
+      onFirstByte: () => {
+        trace.firstByteAtMs ??= clock.monotonic()
+      },
       encodeError: (error) => codec.encodeStreamError(error, call.id),
       async settle(ending, error) {
         try {
-          await settle(served, ending, error, decoder.skipped())
+          await settle({ job, entry, built, exchange, tally }, ending, error, decoder.skipped())
         } finally {
           running.close()
           leave(running)
         }
       },
     })
-    await pump.prime()
-    trace.firstByteAtMs = clock.monotonic()
+    await pump.prime(limits.patienceMs)
     running.handOver(pump)
     return streamResponse(pump.body, call.id, stamp)
   }
@@ -514,6 +574,7 @@ export function createCalls(deps: CallsDeps) {
 
   return {
     carry,
+    count,
     noteRefusal,
     active: (): number => live.size,
     /** Live calls finish; at the deadline they are aborted, and each still ends its bill. */
@@ -537,6 +598,23 @@ const isFree = (call: Call): boolean => call.isTest || call.endpoint.operation =
 
 /** What aborted calls get to end their bills. */
 const ABORT_MS = 2_000
+
+/** Stays in the log row: what failed, and the system's own word for it. */
+const reasonOf = (error: GatewayError): string => {
+  const detail = typeof error.detail === 'string' ? ` (${error.detail})` : ''
+  return `${error.code}: ${error.upstream?.message ?? error.public}${detail}`
+}
+
+const NO_BYTES = new Uint8Array()
+
+/** What a stream needs to know of its call to the end: thousands of open streams must not keep thousands of prompts. */
+const withoutBodies = <T extends { readonly job: { readonly call: Call }; readonly built: Built }>({
+  job,
+  built,
+}: T) => ({
+  job: { ...job, call: { ...job.call, bytes: NO_BYTES, json: {} } } as T['job'],
+  built: { ...built, body: '', upstreamCall: { ...built.upstreamCall, json: {} } } as Built,
+})
 
 const payerOf = ({ caller }: Call) => ({
   userId: caller.userId,

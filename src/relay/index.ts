@@ -11,7 +11,8 @@ import type { Log } from '../lib/log.ts'
 import { codecs } from '../protocol/index.ts'
 import { type CallsDeps, countInput, createCalls } from './calls.ts'
 import { createModelLists, listDialect } from './models.ts'
-import { completions, embeddings } from './plain.ts'
+import { completions, countTokens, embeddings } from './plain.ts'
+import { createReach } from './reach.ts'
 import { readBody } from './read.ts'
 import { createRefusals } from './refusals.ts'
 import { errorResponse, jsonResponse, type Stamp } from './respond.ts'
@@ -45,7 +46,8 @@ export interface RelayDeps {
   /** Count texts here (`CountToken`). */
   readonly isTextCounted: boolean
   readonly isTlsChecked: boolean
-  readonly limits: CallsDeps['limits'] & { readonly bodyBytes: number }
+  readonly limits: Omit<CallsDeps['limits'], keyof typeof DEFAULT_LIMITS> &
+    Partial<typeof DEFAULT_LIMITS> & { readonly bodyBytes: number }
 }
 
 const CORS = {
@@ -54,6 +56,7 @@ const CORS = {
   'access-control-allow-methods': 'GET, POST, PUT, DELETE, OPTIONS',
   'access-control-allow-headers': '*',
 }
+const DEFAULT_LIMITS = { connectMs: 30_000, keepAliveMs: 20_000, patienceMs: 15_000 }
 /** How late a time-out may be noticed. */
 const WATCH_MS = 250
 
@@ -73,11 +76,12 @@ const COUNT_TOKENS: Endpoint = {
   operation: 'count-tokens',
   protocol: 'claude',
   path: '/v1/messages/count_tokens',
-  reading: codecs.claude,
+  reading: countTokens,
 }
 
 export function createRelay(deps: RelayDeps) {
-  const { accounts, channels, ledger, prices, clock, log, limits } = deps
+  const { accounts, channels, ledger, prices, clock, log } = deps
+  const limits = { ...DEFAULT_LIMITS, ...deps.limits }
   const stamp: Stamp = { version: deps.version, nodeName: deps.nodeName }
   const watch = createWatch(clock, WATCH_MS)
   const refusals = createRefusals({
@@ -85,8 +89,9 @@ export function createRelay(deps: RelayDeps) {
     write: (record) =>
       ledger.note(record).catch((error: unknown) => log.error('joined refusals were not journalled', { error })),
   })
-  const sender = createSender({ fetch: deps.fetch, clock, watch, isTlsChecked: deps.isTlsChecked })
-  const calls = createCalls({ ...deps, sender, refusals, stamp })
+  const reach = createReach({ clock })
+  const sender = createSender({ fetch: deps.fetch, clock, watch, reach, isTlsChecked: deps.isTlsChecked })
+  const calls = createCalls({ ...deps, limits, sender, refusals, stamp })
   const models = createModelLists({ channels, prices })
 
   /** @throws GatewayError */
@@ -128,22 +133,12 @@ export function createRelay(deps: RelayDeps) {
       const url = new URL(request.url)
       const caller = await authenticate(request, url, server)
       const call = await read(request, url, endpoint, caller, id)
-      if (endpoint === COUNT_TOKENS) return await countTokens(call, request.signal)
-      return await calls.carry(call, request.signal)
+      return endpoint === COUNT_TOKENS
+        ? await calls.count(call, request.signal)
+        : await calls.carry(call, request.signal)
     } catch (thrown) {
       return errorResponse(asGatewayError(thrown), endpoint.protocol, id, stamp)
     }
-  }
-
-  /** An upstream that counts is asked; where none does, our own count answers. Costs nothing. */
-  const countTokens = async (call: Call, signal: AbortSignal): Promise<Response> => {
-    const isOffered = call.caller.groups.some((group) => {
-      const candidates = channels.candidates({ model: call.model, group, forcedChannelId: call.caller.forcedChannelId })
-      const channel = candidates.next(0, new Set())
-      return channel?.provider.speaks['count-tokens'] !== undefined
-    })
-    if (isOffered) return calls.carry(call, signal)
-    return jsonResponse({ input_tokens: call.inputTokens }, call.id, stamp)
   }
 
   const listed = async (
@@ -216,9 +211,7 @@ export function createRelay(deps: RelayDeps) {
       listed(request, server, (caller, url) => models.list(caller, listDialect(request, url))),
     )
     .get('/v1/models/*', ({ request, server, params }) =>
-      listed(request, server, (caller, url) =>
-        models.find(caller, decodeURIComponent(params['*']), listDialect(request, url)),
-      ),
+      listed(request, server, (caller, url) => models.find(caller, params['*'], listDialect(request, url))),
     )
     .get('/v1beta/models', ({ request, server }) => listed(request, server, (caller) => models.list(caller, 'gemini')))
     .get('/v1beta/openai/models', ({ request, server }) =>

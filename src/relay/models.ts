@@ -9,9 +9,12 @@ export type ListDialect = 'openai' | 'claude' | 'gemini'
 /** Models have no date of their own here: a fixed one, as clients expect some. */
 const CREATED_SEC = 1_626_777_600
 
-/** @returns `claude` and `gemini` by the headers that only their clients send */
+/**
+ * By the headers that only their clients send. Anthropic's SDK puts its key into `x-api-key` or `authorization`, depending on
+ * its version, and always names the version of the API.
+ */
 export function listDialect(request: Request, url: URL): ListDialect {
-  if (request.headers.has('x-api-key') && request.headers.has('anthropic-version')) return 'claude'
+  if (request.headers.has('anthropic-version')) return 'claude'
   if (request.headers.has('x-goog-api-key') || url.searchParams.has('key')) return 'gemini'
   return 'openai'
 }

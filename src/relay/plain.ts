@@ -97,3 +97,14 @@ export const embeddings: Reading = {
   },
   streamDecoder: () => chat.streamDecoder(),
 }
+
+/** A count of tokens: the request of a message, an answer of one number. */
+export const countTokens: Reading = {
+  ...codecs.claude,
+  decodeResponse(json) {
+    const tokens = isObject(json) ? json['input_tokens'] : undefined
+    if (typeof tokens !== 'number') throw new GatewayError('bad_response_body')
+    const message = { id: '', type: 'message', role: 'assistant', model: '', content: [], stop_reason: 'end_turn' }
+    return codecs.claude.decodeResponse({ ...message, usage: { input_tokens: tokens, output_tokens: 0 } })
+  },
+}

@@ -1,10 +1,13 @@
 /**
- * Moves a stream from the upstream to the client: the original chunks when both speak the same dialect, encoded text when
- * they do not. A decoder beside the bytes feeds the tally. The last frame waits until the charge is journalled.
+ * Moves a stream from the upstream to the client: the original bytes when both speak the same dialect, encoded text when
+ * they do not. A decoder beside the bytes feeds the tally. Only whole frames go out, so that a comment or an error event
+ * never lands inside one, and the last frame waits until the charge is journalled.
  */
 import { GatewayError } from '../errors.ts'
-import { createSseParser, type SseFrame, sseComment, sseFrame } from '../lib/sse.ts'
+import type { Log } from '../lib/log.ts'
+import { createSseParser, type SseFrame, sseComment } from '../lib/sse.ts'
 import type { StreamDecoder, StreamEncoder, StreamEvent } from '../protocol/index.ts'
+import { concat, lastFrameEnd, withoutFrames } from './frame-bytes.ts'
 import type { Gauge } from './gauge.ts'
 import type { Tally } from './tally.ts'
 import type { Ending } from './types.ts'
@@ -21,19 +24,25 @@ export interface PumpOptions {
   readonly tally: Tally
   readonly gauge: Gauge
   readonly maxLineChars: number
+  /** Silence after which the client sees a comment. */
+  readonly keepAliveMs: number
   /** Reads an abandoned stream to its end. */
   readonly drains: boolean
+  readonly log: Log
   readonly encodeError: (error: GatewayError) => string
+  /** The upstream's first byte is here. */
+  readonly onFirstByte: () => void
   /** Called exactly once. Resolves when the charge is journalled. @throws GatewayError when it cannot be */
   readonly settle: (ending: Ending, error?: GatewayError) => Promise<void>
 }
 
 export interface Pump {
   /**
-   * Reads until there is something for the client.
+   * Reads until there is something for the client, or `patienceMs` passed: from then on the client gets its headers and
+   * comments, and a failure becomes an error event.
    * @throws GatewayError when the upstream fails before that: nothing was sent, so another channel may be tried
    */
-  prime(): Promise<void>
+  prime(patienceMs: number): Promise<void>
   readonly body: ReadableStream<Uint8Array>
   /** The client left: ends the call, or reads on alone if the channel drains. */
   abandon(): Promise<void>
@@ -41,25 +50,34 @@ export interface Pump {
   interrupt(reason: 'client-gone' | 'shutting-down'): Promise<void>
 }
 
-/** What a client sees between two frames after this much silence. */
-const KEEP_ALIVE_MS = 20_000
+type Failure = Extract<StreamEvent, { type: 'error' }>
+
 const PING = new TextEncoder().encode(sseComment('PING'))
+const BLANK_LINE = new TextEncoder().encode('\n\n')
+const CUT = 'The upstream ended the stream before it was complete'
 /** How long the rest of a finished upstream stream is awaited, so that its connection can be used again. */
 const REST_MS = 1_000
 
 export function createPump(options: PumpOptions): Pump {
-  const { exchange, reader, decoder, encoder, hidesUsage, tally, gauge, encodeError } = options
+  const { exchange, reader, decoder, encoder, hidesUsage, tally, gauge, encodeError, log } = options
   const parser = createSseParser({ maxLineChars: options.maxLineChars })
   const utf8 = new TextEncoder()
-  let primed: Uint8Array | undefined
+  /** Bytes of a frame that is not complete yet. */
+  let held: Uint8Array[] = []
+  let isBlind = false
+  let hasBytes = false
+  let isCommitted = false
   let isEnded = false
-  let isPrimed = false
   let isAbandoned = false
+  /** What `prime` read, or is still reading, for the first pull. */
+  let primed: Promise<Uint8Array | undefined> | undefined
+  /** The step under way. */
+  let stepping: Promise<Uint8Array | undefined> | undefined
 
-  /** @returns what the client gets of these frames; the error event of the upstream, if there was one */
-  const carry = (frames: readonly SseFrame[], chunk: Uint8Array | undefined) => {
+  /** Frames → events, for the tally and the encoder. @returns text of the encoder, and the upstream's own error event */
+  const understand = (frames: readonly SseFrame[], hidden: Set<string> | undefined) => {
     let text = ''
-    let failure: Extract<StreamEvent, { type: 'error' }> | undefined
+    let failure: Failure | undefined
     for (const frame of frames) {
       const events = decoder.feed(frame)
       for (const event of events) {
@@ -69,10 +87,51 @@ export function createPump(options: PumpOptions): Pump {
           if (encoder) text += encoder.event(event)
         }
       }
-      if (hidesUsage && !isUsageOnly(events)) text += sseFrame(frame.data, frame.event)
+      if (hidden && isUsageOnly(frame, events)) hidden.add(frame.data)
     }
-    const out = encoder || hidesUsage ? (text === '' ? undefined : utf8.encode(text)) : chunk
-    return { out, failure }
+    return { text, failure }
+  }
+
+  /** @returns the bytes of the frames that `chunk` completes; the rest is held */
+  const wholeFrames = (chunk: Uint8Array, hasFrames: boolean): Uint8Array | undefined => {
+    const isBetween = parser.isBetweenFrames()
+    if (!isBetween && !hasFrames) {
+      held.push(chunk)
+      return undefined
+    }
+    const bytes = held.length === 0 ? chunk : concat([...held, chunk])
+    const end = isBetween ? bytes.length : lastFrameEnd(bytes)
+    held = end === bytes.length ? [] : [bytes.slice(end)]
+    return end === 0 ? undefined : bytes.subarray(0, end)
+  }
+
+  /** One chunk of the upstream, or its end. @returns what the client gets of it */
+  const take = (chunk: Uint8Array | undefined) => {
+    const frames = isBlind ? [] : chunk ? parser.feed(chunk) : parser.end()
+    const hidden = hidesUsage ? new Set<string>() : undefined
+    const { text, failure } = understand(frames, hidden)
+    if (encoder) return { out: text === '' ? undefined : utf8.encode(text), failure }
+    // Bytes after the end of what we can read are handed on as they are.
+    const bytes = !chunk || isBlind ? takeHeld(chunk) : wholeFrames(chunk, frames.length > 0)
+    const shown = bytes && hidden && hidden.size > 0 ? withoutFrames(bytes, hidden) : bytes
+    return { out: shown?.length ? shown : undefined, failure }
+  }
+  const takeHeld = (chunk?: Uint8Array): Uint8Array | undefined => {
+    const parts = chunk ? [...held, chunk] : held
+    held = []
+    return parts.length === 0 ? undefined : concat(parts)
+  }
+
+  /** A forwarded stream that we cannot read goes on; its bill is counted from what was read. */
+  const takeFenced = (chunk: Uint8Array | undefined): ReturnType<typeof take> => {
+    try {
+      return take(chunk)
+    } catch (cause) {
+      if (encoder) throw new GatewayError('bad_response_body', { cause })
+      log.warn('a forwarded stream can no longer be read; the rest of it is not metered', { error: cause })
+      isBlind = true
+      return { out: takeHeld(chunk), failure: undefined }
+    }
   }
 
   /** The end of the answer is here: journal first, then the last bytes. */
@@ -85,20 +144,21 @@ export function createPump(options: PumpOptions): Pump {
     const unreported = encoder && tally.unreported()
     if (unreported) text += encoder.event({ type: 'usage', usage: unreported })
     isEnded = true
-    isPrimed = true
+    isCommitted = true
     try {
       await options.settle('complete')
     } catch (error) {
+      exchange.close()
       return utf8.encode(encodeError(error as GatewayError))
     }
     if (encoder) text += encoder.end()
     void readRest()
-    return join(last, text === '' ? undefined : utf8.encode(text))
+    return join(join(last, takeHeld()), text === '' ? undefined : utf8.encode(text))
   }
 
   const fail = async (ending: Ending, error: GatewayError, last?: Uint8Array): Promise<Uint8Array | undefined> => {
     // Nothing went to the client yet, so this is the failure of an attempt.
-    if (!isPrimed) throw error
+    if (!isCommitted) throw error
     isEnded = true
     exchange.abort('done')
     exchange.close()
@@ -125,7 +185,7 @@ export function createPump(options: PumpOptions): Pump {
     }
   }
 
-  /** One step: @returns bytes for the client, or nothing at the end */
+  /** @returns bytes for the client, or nothing at the end */
   const step = async (): Promise<Uint8Array | undefined> => {
     for (;;) {
       if (gauge.isSpent(tally.outputTokens()) && !(await gauge.ready())) {
@@ -139,76 +199,78 @@ export function createPump(options: PumpOptions): Pump {
         return cut(cause)
       }
       exchange.waiting(false)
-      let frames: readonly SseFrame[]
+      if (!hasBytes && !read.done) {
+        hasBytes = true
+        options.onFirstByte()
+      }
+      let taken: ReturnType<typeof take>
       try {
-        frames = read.done ? parser.end() : parser.feed(read.value)
+        taken = takeFenced(read.value)
       } catch (cause) {
-        return fail('upstream-cut', new GatewayError('bad_response_body', { cause }))
+        return fail('upstream-cut', cause as GatewayError)
       }
-      const { out, failure } = carry(frames, read.value)
-      if (failure) {
-        const error = new GatewayError('bad_response_status_code', {
-          public: failure.message,
-          upstream: {
-            status: 502,
-            message: failure.message,
-            ...(failure.errorType !== undefined && { type: failure.errorType }),
-            ...(failure.code !== undefined && { code: failure.code }),
-          },
-        })
-        return fail('upstream-error', error, out)
-      }
+      const { out, failure } = taken
+      if (failure) return fail('upstream-error', upstreamSaid(failure), out)
       const progress = decoder.progress()
-      if (progress === 'done' || (read.done && progress === 'finished')) return complete(out)
-      if (read.done) return fail('upstream-cut', new GatewayError('do_request_failed', { public: CUT }), out)
+      if (progress === 'done' || (read.done && (progress === 'finished' || isBlind))) return complete(out)
+      if (read.done) return ended(out)
       if (out) return out
     }
+  }
+
+  /** The upstream closed in good order, but in the middle of its answer. */
+  const ended = (out: Uint8Array | undefined): Promise<Uint8Array | undefined> => {
+    if (!hasBytes) return fail('upstream-cut', new GatewayError('empty_response'))
+    // What is left over is a frame without its end; an error event behind it would become part of it.
+    const last = out && !encoder ? join(out, BLANK_LINE) : out
+    return fail('upstream-cut', new GatewayError('do_request_failed', { public: CUT }), last)
   }
 
   const cut = (cause: unknown): Promise<Uint8Array | undefined> => {
     const reason = exchange.abortedBy()
     const error = asSendError(reason, cause)
-    if (reason === 'client-gone') return fail('client-gone', error)
-    if (reason === 'timeout') return fail('timeout', error)
-    if (reason === 'shutting-down') return fail('shutting-down', error)
+    if (reason === 'client-gone' || reason === 'timeout' || reason === 'shutting-down') return fail(reason, error)
     return fail('upstream-cut', new GatewayError('do_request_failed', { public: CUT, cause }))
+  }
+
+  const next = (): Promise<Uint8Array | undefined> => {
+    const done = (): void => {
+      stepping = undefined
+    }
+    const running = step()
+    stepping = running
+    running.then(done, done)
+    return running
   }
 
   const interrupt = async (reason: 'client-gone' | 'shutting-down'): Promise<void> => {
     if (isEnded) return
     exchange.abort(reason)
     // A step under way meets the abort and ends the call; without one it is ended here.
-    if (!isStepping) await fail(reason, asSendError(reason, undefined))
+    if (!stepping) await fail(reason, asSendError(reason, undefined))
   }
   const abandon = async (): Promise<void> => {
     if (isEnded || isAbandoned) return
     isAbandoned = true
     if (!options.drains) return interrupt('client-gone')
-    while (isStepping) await stepping.catch(() => undefined)
-    while (!isEnded) await next()
-  }
-
-  let isStepping = false
-  let stepping: Promise<Uint8Array | undefined> = Promise.resolve(undefined)
-  const next = (): Promise<Uint8Array | undefined> => {
-    isStepping = true
-    stepping = step().finally(() => {
-      isStepping = false
-    })
-    return stepping
+    while (!isEnded) await (stepping ?? next())
   }
 
   const body = new ReadableStream<Uint8Array>(
     {
       start(controller) {
-        exchange.onSilence(KEEP_ALIVE_MS, () => {
-          if (isAbandoned || isEnded || !parser.isBetweenFrames()) return
-          controller.enqueue(PING)
+        exchange.onSilence(options.keepAliveMs, () => {
+          if (isCommitted && !isAbandoned && !isEnded) controller.enqueue(PING)
+        })
+        exchange.onStall(() => {
+          if (isCommitted)
+            interrupt('client-gone').catch((error) => log.error('a stalled call did not end well', { error }))
         })
       },
       async pull(controller) {
-        const chunk = primed ?? (isEnded ? undefined : await next())
+        const step = primed ?? (isEnded ? undefined : (stepping ?? next()))
         primed = undefined
+        const chunk = await step
         if (isAbandoned) return
         if (chunk) controller.enqueue(chunk)
         if (isEnded) controller.close()
@@ -222,23 +284,43 @@ export function createPump(options: PumpOptions): Pump {
     body,
     abandon,
     interrupt,
-    async prime() {
-      primed = await next()
-      isPrimed = true
+    async prime(patienceMs) {
+      const first = next()
+      let timer: ReturnType<typeof setTimeout> | undefined
+      const patience = new Promise<void>((resolve) => {
+        timer = setTimeout(() => {
+          isCommitted = true
+          resolve()
+        }, patienceMs)
+      })
+      try {
+        await Promise.race([first, patience])
+      } finally {
+        clearTimeout(timer)
+      }
+      isCommitted = true
+      primed = first
     },
   }
 }
 
-const CUT = 'The upstream ended the stream before it was complete'
+const upstreamSaid = ({ message, errorType, code }: Failure): GatewayError =>
+  new GatewayError('bad_response_status_code', {
+    public: message,
+    upstream: {
+      status: 502,
+      message,
+      ...(errorType !== undefined && { type: errorType }),
+      ...(code !== undefined && { code }),
+    },
+  })
 
-/** A frame that has events, all of them usage. */
-const isUsageOnly = (events: readonly StreamEvent[]): boolean =>
-  events.length > 0 && events.every((event) => event.type === 'usage')
-
-function join(a: Uint8Array | undefined, b: Uint8Array | undefined): Uint8Array | undefined {
-  if (!a || !b) return a ?? b
-  const joined = new Uint8Array(a.length + b.length)
-  joined.set(a)
-  joined.set(b, a.length)
-  return joined
+/** A frame that has nothing but usage; one that also has a choice, even an empty one, may mean something to the client. */
+function isUsageOnly(frame: SseFrame, events: readonly StreamEvent[]): boolean {
+  if (events.length === 0 || !events.every((event) => event.type === 'usage')) return false
+  const { choices } = JSON.parse(frame.data) as { choices?: unknown }
+  return !Array.isArray(choices) || choices.length === 0
 }
+
+const join = (a: Uint8Array | undefined, b: Uint8Array | undefined): Uint8Array | undefined =>
+  a && b ? concat([a, b]) : (a ?? b)

@@ -25,6 +25,8 @@ export interface Trace {
 
 export interface Settled {
   readonly call: Call
+  /** Nobody pays: the row is written, but no counter moves. */
+  readonly isFree: boolean
   readonly trace: Trace
   readonly purse: Purse
   readonly charge: PricedCharge
@@ -56,7 +58,7 @@ export function consumedRecord(settled: Settled, now: Now): CallRecord {
     content: ending === 'complete' ? '' : describeEnding(ending, error),
     promptTokens: charge.promptTokens,
     completionTokens: charge.completionTokens,
-    isCounted: !call.isTest,
+    isCounted: !settled.isFree,
     other: {
       ...bill,
       frt:
@@ -77,6 +79,25 @@ export function consumedRecord(settled: Settled, now: Now): CallRecord {
         ...(settled.isCounted && { local_count_tokens: true }),
         ...(settled.losses.length > 0 && { losses: settled.losses }),
       },
+    },
+  }
+}
+
+/** Of a count of tokens that was answered here: type 2, without money, tokens or channel. */
+export function countRecord(call: Call, trace: Trace, group: string, now: Now): CallRecord {
+  return {
+    ...base(call, now),
+    type: 2,
+    group,
+    channelId: 0,
+    content: '',
+    promptTokens: 0,
+    completionTokens: 0,
+    isCounted: false,
+    other: {
+      request_path: call.endpoint.path,
+      counted_tokens: call.inputTokens,
+      admin_info: { ...adminInfo(trace), local_count_tokens: true },
     },
   }
 }

@@ -26,6 +26,13 @@ const NOT_FORWARDED = new Set([
   'date',
   'via',
   'strict-transport-security',
+  // They name the operator's account.
+  'openai-organization',
+  'openai-project',
+  'anthropic-organization-id',
+  // The client's number of this call is ours; the upstream's own is in the log.
+  'x-request-id',
+  'request-id',
   'access-control-allow-origin',
   'access-control-allow-headers',
   'access-control-allow-methods',
@@ -37,6 +44,9 @@ const NOT_FORWARDED = new Set([
 
 const stamped = (headers: Headers, requestId: string, stamp: Stamp): Headers => {
   headers.set('x-oneapi-request-id', requestId)
+  // Where the SDKs of OpenAI and Anthropic look for it.
+  headers.set('x-request-id', requestId)
+  headers.set('request-id', requestId)
   headers.set('x-new-api-version', stamp.version)
   headers.set('x-headgate-node', stamp.nodeName)
   headers.set('access-control-allow-origin', '*')

@@ -72,7 +72,8 @@ test('commands: version, help, doctor; a wrong one ends with 64', async () => {
   const folder = await temporaryFolder()
   try {
     const version = await run(['version'], folder.path)
-    expect(version).toMatchObject({ code: 0, text: expect.stringContaining(`headgate ${packageJson.version} (`) })
+    expect(version.code).toBe(0)
+    expect(version.text).toStartWith(`headgate ${packageJson.version} (`)
     expect((await run(['--version'], folder.path)).text).toBe(version.text)
     const help = await run(['--help'], folder.path)
     for (const word of ['serve', 'doctor', 'version', '--port', '--log-dir']) expect(help.text).toContain(word)

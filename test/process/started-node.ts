@@ -6,6 +6,7 @@ import { eventually } from '../support/eventually.ts'
 
 export interface StartedNode {
   readonly process: Bun.Subprocess<'ignore', 'pipe', 'pipe'>
+  readonly cwd: string
   /** Lines of standard output so far, parsed. */
   readonly lines: readonly Record<string, unknown>[]
   /** Standard error so far. */
@@ -49,6 +50,7 @@ export function startNode(
   ])
   return {
     process: child,
+    cwd: options.cwd,
     lines,
     stderr: () => errors,
     port: () =>
