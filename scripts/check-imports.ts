@@ -22,7 +22,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   domain: ['db', 'state', 'lib', 'errors', 'protocol:types', 'provider:types'],
   relay: ['domain', 'provider', 'protocol', 'lib', 'errors'],
   admin: ['domain', 'provider', 'lib', 'errors'],
-  jobs: ['domain', 'db', 'state', 'lib', 'role'],
+  jobs: ['domain', 'state', 'lib', 'role'],
   console: ['admin:types'],
 }
 /** Composition: may import everything. */

@@ -22,7 +22,7 @@ import { setupRoutes } from './admin/setup-routes.ts'
 import { statusRoutes } from './admin/status-routes.ts'
 import { userRoutes } from './admin/user-routes.ts'
 import { VERSION } from './build-info.ts'
-import { type Config, describeConfig } from './config.ts'
+import { type Config, ConfigError, describeConfig } from './config.ts'
 import {
   buildIndexes,
   type Db,
@@ -389,8 +389,10 @@ async function untilAvailable<T>(name: string, log: Log, work: () => Promise<T>)
     try {
       return await work()
     } catch (error) {
-      const isAway = error instanceof DbError && error.kind === 'unavailable'
-      if (!isAway || systemClock.monotonic() > giveUpAt) throw error
+      if (!(error instanceof DbError)) throw error
+      // A wrong password or name does not get better by waiting.
+      if (error.kind === 'other') throw new ConfigError(`the ${name} refuses: ${error.message}`)
+      if (error.kind !== 'unavailable' || systemClock.monotonic() > giveUpAt) throw error
       log.warn('a database is awaited', { part: name, error: error.message })
       await Bun.sleep(DB_RETRY_MS)
     }

@@ -91,8 +91,8 @@ async function supervise(
     log,
     clock: systemClock,
   })
-  // A closed terminal ends the node like any other stop, instead of cutting its calls.
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => supervisor.stop(signal))
+  // Not SIGHUP: a handler would undo `nohup`.
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => supervisor.stop(signal))
   const { workers, dataDir } = config
   log.info('starting', {
     version: VERSION,

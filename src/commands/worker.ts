@@ -26,7 +26,7 @@ export async function worker(flags: WorkerFlags): Promise<number> {
   const stop = (exitCode: number): void => stopAsked.resolve(exitCode)
 
   // A terminal or systemd signals every process of the group; the supervisor alone decides when to hurry.
-  for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => stop(0))
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => stop(0))
   // Without its supervisor a worker would hold the port against the next start.
   process.on('disconnect', () => process.exit(1))
   process.on('unhandledRejection', (error) => log.error('a promise failed and nobody looked', { error }))

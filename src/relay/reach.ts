@@ -7,7 +7,7 @@ import type { Clock } from '../lib/clock.ts'
 export interface Reach {
   /** An answer came from this host. */
   noteContact(url: string): void
-  /** @param withinMs what a connection may take; a contact within it counts, too */
+  /** @param withinMs what a connection may take; a contact that is at most twice as old counts, too */
   isReachable(url: string, withinMs: number): Promise<boolean>
 }
 
@@ -57,7 +57,7 @@ export function createReach({
     isReachable(url, withinMs) {
       const origin = originOf(url)
       const lastAtMs = contacts.get(origin)
-      if (lastAtMs !== undefined && clock.monotonic() - lastAtMs <= withinMs) return Promise.resolve(true)
+      if (lastAtMs !== undefined && clock.monotonic() - lastAtMs <= 2 * withinMs) return Promise.resolve(true)
       const running = looks.get(origin) ?? look(origin, withinMs).finally(() => looks.delete(origin))
       looks.set(origin, running)
       return running

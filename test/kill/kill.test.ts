@@ -20,7 +20,7 @@ import { startLoad } from './load.ts'
 
 const KILLS = Number(process.env['KILLS'] ?? 28)
 const SEED = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e9))
-const CLIENTS = 16
+const CLIENTS = 24
 const MS_PER_KILL = 6_000
 /** Between an upstream's last byte and the journal: what a busy machine may take. */
 const SETTLING_MS = 1_000
@@ -28,7 +28,7 @@ const SETTLING_MS = 1_000
 /** What the upstream makes of each model; the names that clients use are mapped to these. */
 const CHAT_MODELS = {
   quick: 'quick?chunks=4&pace=4',
-  slow: 'slow?chunks=14&pace=60',
+  slow: 'slow?chunks=12&pace=50',
   silent: 'silent?chunks=5&pace=10&usage=none',
 } as const
 const CLAUDE_MODELS = { words: 'words?chunks=10&pace=20' } as const
@@ -117,11 +117,11 @@ async function furnish(node: RealNode, upstreamUrl: string) {
   })
   const rich = await admin.user(200_000_000)
   const middling = await admin.user(50_000_000)
-  const poor = await admin.user(20_000)
+  const poor = await admin.user(6_000)
   const keys = await Promise.all([
     admin.apiKey(rich),
     admin.apiKey(rich, { quota: 100_000_000 }),
-    admin.apiKey(rich, { quota: 30_000 }),
+    admin.apiKey(rich, { quota: 8_000 }),
     admin.apiKey(middling, { quota: 10_000_000 }),
     admin.apiKey(middling),
     admin.apiKey(poor),

@@ -1,6 +1,6 @@
 /**
- * Money before work, exactly one end: holds on the local allotments, and the charges they end in. The path of a call is
- * memory and one insert into the outbox; everything that asks the database is elsewhere and wired together here.
+ * The ledger of one worker, wired together: memory, outbox, flush, and the loops that keep them in step with the database.
+ * The path of a call is holds.ts and `journal` below: memory and one insert into the outbox.
  */
 import { type Db, DbError } from '../../db/index.ts'
 import { GatewayError } from '../../errors.ts'
@@ -9,16 +9,16 @@ import type { Log } from '../../lib/log.ts'
 import { createLoop, type Loop } from '../../lib/loop.ts'
 import type { State } from '../../state/index.ts'
 import { createInstances, type InstanceInfo } from '../cluster/index.ts'
-import { type Account, addCharge, createAccount, endHold, tryHold } from './account.ts'
+import { type Account, addCharge, createAccount } from './account.ts'
 import { createAllotments } from './allotments.ts'
 import { QUOTA_CHANGED } from './balances.ts'
 import { type CallRecord, encodeCharge } from './charge.ts'
 import { createFlush } from './flush.ts'
+import { createHolds } from './holds.ts'
 import { createIdlePass } from './idle.ts'
-import { type AccountKey, apiKeyAccount, userAccount } from './kinds.ts'
+import type { AccountKey } from './kinds.ts'
 import type { OutboxSync } from './outbox.ts'
 import { createOutboxes } from './outboxes.ts'
-import { clampCharge, clampQuota, MAX_CHARGE } from './quota.ts'
 import {
   type AnswerMessage,
   createSupply,
@@ -28,11 +28,8 @@ import {
   type Tenancy,
 } from './supply.ts'
 import { createTenure } from './tenure.ts'
-import type { Hold, Ledger, Payer } from './types.ts'
+import type { Ledger } from './types.ts'
 
-/** An extension is asked for again this often while the database is away, and for so long, ms. */
-const EXTEND_RETRY_MS = 250
-const EXTEND_PATIENCE_MS = 10_000
 /** How often own rows are looked through for recalls, while there are any, ms. */
 const RECALL_POLL_MS = 250
 const CHECKPOINT_MS = 1_000
@@ -60,19 +57,10 @@ export interface LedgerOptions {
   readonly maxOutboxPages?: number
 }
 
-/** Ordered: the key first, then the wallet. Wallet first, callers of an empty key would keep its last parts from callers of a good one. */
-const funding = (payer: Payer): readonly AccountKey[] =>
-  payer.isUnlimitedKey || payer.apiKeyId <= 0
-    ? [userAccount(payer.userId)]
-    : [apiKeyAccount(payer.apiKeyId), userAccount(payer.userId)]
-
 export function createLedger(options: LedgerOptions): Ledger {
   const { db, logDb, bus, clock, instance, leaseMs } = options
   const log = options.log.child({ part: 'ledger' })
   const accounts = new Map<AccountKey, Account>()
-  let openHolds = 0
-  /** Called when the last open hold has ended. */
-  let onLastEnd: () => void = () => {}
   let isDraining = false
   let isOpen = false
 
@@ -203,106 +191,7 @@ export function createLedger(options: LedgerOptions): Ledger {
     }
   }
 
-  const release = (keys: readonly AccountKey[], amount: number): void => {
-    for (const key of keys) {
-      const account = accounts.get(key)
-      if (account) endHold(account, amount)
-    }
-  }
-
-  /** Sets `amount` aside on every account, in order; if one refuses, on none. */
-  const reserve = async (
-    keys: readonly AccountKey[],
-    amount: number,
-    how: { signal?: AbortSignal; isPatient?: boolean },
-  ) => {
-    const done: AccountKey[] = []
-    try {
-      for (const key of keys) {
-        const account = accountOf(key)
-        if (!account) throw new GatewayError('internal_error', { detail: { account: key } })
-        await supply.reserve(account, amount, how)
-        done.push(key)
-      }
-    } catch (error) {
-      release(done, amount)
-      throw error
-    }
-  }
-
-  /** The same without a wait: succeeds only from what is allotted here. */
-  const reserveNow = (keys: readonly AccountKey[], amount: number): boolean => {
-    for (let i = 0; i < keys.length; i++) {
-      const account = accountOf(keys[i]!)
-      if (account && account.waiters.length === 0 && tryHold(account, amount)) continue
-      release(keys.slice(0, i), amount)
-      return false
-    }
-    return true
-  }
-
-  const createHold = (keys: readonly AccountKey[], first: number): Hold => {
-    let amount = first
-    let extensions = 0
-    let isEnded = false
-    openHolds++
-    const end = (): boolean => {
-      if (isEnded) return false
-      isEnded = true
-      if (--openHolds === 0) onLastEnd()
-      return true
-    }
-    return {
-      get amount() {
-        return amount
-      },
-      get extensions() {
-        return extensions
-      },
-      async extend(more) {
-        const units = Math.max(1, clampCharge(Math.ceil(more)))
-        if (isEnded || !isWritable()) return false
-        if (!reserveNow(keys, units) && !(await reservePatiently(keys, units, () => isEnded))) return false
-        if (isEnded) {
-          release(keys, units)
-          return false
-        }
-        amount += units
-        extensions++
-        return true
-      },
-      async settle({ quota, record }) {
-        if (!end()) return
-        // The charge first: what is held must not be free for a moment in between.
-        const journalled = journal(keys, quota, record)
-        if (amount > 0) release(keys, amount)
-        await journalled
-      },
-      async release(record) {
-        if (!end()) return
-        if (amount > 0) release(keys, amount)
-        if (record) await journal([], 0, record)
-      },
-    }
-  }
-
-  const reservePatiently = async (
-    keys: readonly AccountKey[],
-    amount: number,
-    isOver: () => boolean,
-  ): Promise<boolean> => {
-    const untilMs = clock.monotonic() + EXTEND_PATIENCE_MS
-    for (;;) {
-      try {
-        await reserve(keys, amount, { isPatient: true })
-        return true
-      } catch (error) {
-        const isAway = error instanceof GatewayError && error.code === 'dependency_unavailable'
-        if (!isAway || isOver() || clock.monotonic() + EXTEND_RETRY_MS >= untilMs) return false
-        await Bun.sleep(EXTEND_RETRY_MS)
-      }
-    }
-  }
+  const holds = createHolds({ accountOf, supply, journal, isWritable, clock })
 
   const loops: Loop[] = []
   const unsubscribes: (() => void)[] = []
@@ -414,10 +303,7 @@ export function createLedger(options: LedgerOptions): Ledger {
     async hold(payer, estimate, signal) {
       if (isDraining || !isOpen) throw new GatewayError('shutting_down')
       if (!isWritable()) throw unwritable()
-      const keys = funding(payer)
-      const amount = estimate > 0 ? Math.max(1, Math.min(MAX_CHARGE, clampQuota(Math.ceil(estimate)))) : 0
-      if (amount > 0 && !reserveNow(keys, amount)) await reserve(keys, amount, signal ? { signal } : {})
-      return createHold(keys, amount)
+      return holds.open(payer, estimate, signal)
     },
 
     note: (record) => journal([], 0, record),
@@ -428,9 +314,7 @@ export function createLedger(options: LedgerOptions): Ledger {
       isDraining = true
       const untilMs = clock.monotonic() + deadlineMs
       // Calls have ended before; should one be late, its charge is worth waiting for.
-      const ended = Promise.withResolvers<void>()
-      onLastEnd = ended.resolve
-      if (openHolds > 0) await within(untilMs, 'holds', () => ended.promise)
+      await within(untilMs, 'holds', holds.allEnded)
       for (const unsubscribe of unsubscribes) unsubscribe()
       supply.close(accounts.values())
       await within(untilMs, 'loops', () => Promise.all(loops.map((loop) => loop.stop())))
@@ -442,7 +326,7 @@ export function createLedger(options: LedgerOptions): Ledger {
       })
       const current = tenure.outbox()?.current()
       const isFlushed = current !== undefined && current.main.seq >= (tenure.outbox()?.lastSeq(current.instanceId) ?? 0)
-      if (isFlushed && openHolds === 0) await within(untilMs, 'return', tenure.leave)
+      if (isFlushed && holds.count() === 0) await within(untilMs, 'return', tenure.leave)
       await within(untilMs, 'stop', flush.stop)
       isOpen = false
       outboxes.close()
@@ -469,7 +353,7 @@ export function createLedger(options: LedgerOptions): Ledger {
         accounts: accounts.size,
         allotted,
         held,
-        openHolds,
+        openHolds: holds.count(),
         waiting,
         unflushedMain: unflushed('main'),
         unflushedLog: unflushed('log'),

@@ -1,7 +1,10 @@
 /** Money when the database is cut off at the worst moment, is away, or is another one. */
 import { describe, expect, test } from 'bun:test'
-import { openDb } from '../../../src/db/index.ts'
+import { eq } from 'drizzle-orm'
+import { type Db, openDb } from '../../../src/db/index.ts'
+import { createAllotments } from '../../../src/domain/billing/allotments.ts'
 import { GatewayError } from '../../../src/errors.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
 import { silentLog } from '../../../src/lib/log.ts'
 import { SERVER_ENGINE, sqlServer } from '../../support/engines.ts'
 import { eventually } from '../../support/eventually.ts'
@@ -106,6 +109,28 @@ if (SERVER_ENGINE)
       await close()
     }, 120_000)
 
+    for (const way of ['answer to a recall', 'idle pass'] as const)
+      test(`what was given back by a commit that nobody saw is not spent again (${way})`, async () => {
+        const { world, proxy, db, close } = await proxied()
+        const payer = await world.payer({ wallet: 100 })
+        const shaky = await world.ledger({ db, leaseMs: way === 'idle pass' ? 900 : 600_000 })
+        await (await shaky.hold(payer, 100)).release()
+        let isOver = false
+        proxy.fate = () => (isOver ? 'pass' : 'unseen')
+        const { quotaAllotments } = world.db.tables
+        if (way === 'idle pass')
+          await eventually('it is given back', async () =>
+            (await world.db.select().from(quotaAllotments)).every((row) => row.amount === 0),
+          )
+        const steady = await world.ledger({ leaseMs: 600_000 })
+        const hold = await steady.hold(payer, 100)
+        expect(proxy.fates.unseen).toBeGreaterThan(0)
+        isOver = true
+        await expect(shaky.hold(payer, 100)).rejects.toThrow('insufficient_user_quota')
+        await hold.release()
+        await close()
+      }, 30_000)
+
     test('while the database is away calls go on from the allotments, then get a 503, never insufficient; then all is well again', async () => {
       for (const mode of ['refuse', 'hang'] as const) {
         const { world, proxy, db, close } = await proxied()
@@ -143,6 +168,47 @@ if (SERVER_ENGINE)
         await close()
       }
     }, 90_000)
+
+    test('an instance cannot be ended between the look at its row and the commit of what it acquires', async () => {
+      const world = await createWorld(SERVER_ENGINE!)
+      const payer = await world.payer({ wallet: 100 })
+      const { clusterInstances } = world.db.tables
+      await world.db.insert(clusterInstances).values({ id: 'a', state: 'live' })
+      const acquired = Promise.withResolvers<void>()
+      const commit = Promise.withResolvers<void>()
+      const slow: Db = {
+        ...world.db,
+        transaction: (work) =>
+          world.db.transaction(async (tx) => {
+            const result = await work(tx)
+            acquired.resolve()
+            await commit.promise
+            return result
+          }),
+      }
+      const taken = createAllotments({ db: slow, clock: systemClock }).take({
+        instanceId: 'a',
+        account: `u:${payer.userId}`,
+        version: 0,
+        need: 10,
+        wish: 10,
+        instances: 1,
+        recalls: new Map(),
+      })
+      await acquired.promise
+      const end = (deadlineMs: number) =>
+        world.db.transaction(
+          (tx) =>
+            tx.changes(tx.update(clusterInstances).set({ state: 'reclaimed' }).where(eq(clusterInstances.id, 'a'))),
+          { deadlineMs },
+        )
+      await expect(end(300)).rejects.toMatchObject({ kind: 'unavailable' })
+      commit.resolve()
+      expect(await taken).toMatchObject({ kind: 'taken', amount: 10 })
+      expect(await end(3_000)).toBe(1)
+      await createAllotments({ db: world.db, clock: systemClock }).returnAll('a')
+      await world.close()
+    })
 
     test('an extension waits for the database, and works when it comes back', async () => {
       const { world, proxy, db, close } = await proxied()

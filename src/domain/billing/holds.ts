@@ -1,0 +1,155 @@
+/**
+ * Holds: money set aside for a call on each account that pays for it, extended, and ended exactly once. Memory only, while
+ * the local allotments last.
+ */
+import { GatewayError } from '../../errors.ts'
+import type { Clock } from '../../lib/clock.ts'
+import { type Account, endHold, tryHold } from './account.ts'
+import type { CallRecord } from './charge.ts'
+import { type AccountKey, apiKeyAccount, userAccount } from './kinds.ts'
+import { clampCharge } from './quota.ts'
+import type { Supply } from './supply.ts'
+import type { Hold, Payer } from './types.ts'
+
+/** An extension is asked for again this often while the database is away, and for so long, ms. */
+const EXTEND_RETRY_MS = 250
+const EXTEND_PATIENCE_MS = 10_000
+
+/** Ordered: the key first, then the wallet. Wallet first, callers of an empty key would keep its last parts from callers of a good one. */
+const funding = (payer: Payer): readonly AccountKey[] =>
+  payer.isUnlimitedKey || payer.apiKeyId <= 0
+    ? [userAccount(payer.userId)]
+    : [apiKeyAccount(payer.apiKeyId), userAccount(payer.userId)]
+
+export function createHolds(deps: {
+  readonly accountOf: (key: AccountKey) => Account | undefined
+  readonly supply: Supply
+  /** Writes a charge down and counts it against its accounts. @throws GatewayError: then it never was */
+  readonly journal: (keys: readonly AccountKey[], quota: number, record: CallRecord) => Promise<void>
+  readonly isWritable: () => boolean
+  readonly clock: Clock
+}) {
+  const { accountOf, supply, journal, isWritable, clock } = deps
+  let open = 0
+  let onLastEnd: (() => void) | undefined
+
+  const release = (keys: readonly AccountKey[], amount: number): void => {
+    for (const key of keys) {
+      const account = accountOf(key)
+      if (account) endHold(account, amount)
+    }
+  }
+
+  /** Sets `amount` aside on every account, in order; if one refuses, on none. */
+  const reserve = async (
+    keys: readonly AccountKey[],
+    amount: number,
+    how: { signal?: AbortSignal; isPatient?: boolean },
+  ) => {
+    const done: AccountKey[] = []
+    try {
+      for (const key of keys) {
+        const account = accountOf(key)
+        if (!account) throw new GatewayError('internal_error', { detail: { account: key } })
+        await supply.reserve(account, amount, how)
+        done.push(key)
+      }
+    } catch (error) {
+      release(done, amount)
+      throw error
+    }
+  }
+
+  /** The same without a wait: succeeds only from what is allotted here. */
+  const reserveNow = (keys: readonly AccountKey[], amount: number): boolean => {
+    for (let i = 0; i < keys.length; i++) {
+      const account = accountOf(keys[i]!)
+      if (account && account.waiters.length === 0 && tryHold(account, amount)) continue
+      release(keys.slice(0, i), amount)
+      return false
+    }
+    return true
+  }
+
+  const reservePatiently = async (
+    keys: readonly AccountKey[],
+    amount: number,
+    isOver: () => boolean,
+  ): Promise<boolean> => {
+    const untilMs = clock.monotonic() + EXTEND_PATIENCE_MS
+    for (;;) {
+      try {
+        await reserve(keys, amount, { isPatient: true })
+        return true
+      } catch (error) {
+        const isAway = error instanceof GatewayError && error.code === 'dependency_unavailable'
+        if (!isAway || isOver() || clock.monotonic() + EXTEND_RETRY_MS >= untilMs) return false
+        await Bun.sleep(EXTEND_RETRY_MS)
+      }
+    }
+  }
+
+  const createHold = (keys: readonly AccountKey[], first: number): Hold => {
+    let amount = first
+    let extensions = 0
+    let isEnded = false
+    open++
+    const end = (): boolean => {
+      if (isEnded) return false
+      isEnded = true
+      if (--open === 0) onLastEnd?.()
+      return true
+    }
+    return {
+      get amount() {
+        return amount
+      },
+      get extensions() {
+        return extensions
+      },
+      async extend(more) {
+        const units = Math.max(1, clampCharge(Math.ceil(more)))
+        if (isEnded || !isWritable()) return false
+        if (!reserveNow(keys, units) && !(await reservePatiently(keys, units, () => isEnded))) return false
+        if (isEnded) {
+          release(keys, units)
+          return false
+        }
+        amount += units
+        extensions++
+        return true
+      },
+      async settle({ quota, record }) {
+        if (!end()) return
+        // The charge first: what is held must not be free for a moment in between.
+        const journalled = journal(keys, quota, record)
+        if (amount > 0) release(keys, amount)
+        await journalled
+      },
+      async release(record) {
+        if (!end()) return
+        if (amount > 0) release(keys, amount)
+        if (record) await journal([], 0, record)
+      },
+    }
+  }
+
+  return {
+    /** @param estimate quota units; 0 or less needs nothing. @throws GatewayError as `Ledger.hold` */
+    async open(payer: Payer, estimate: number, signal?: AbortSignal): Promise<Hold> {
+      const keys = funding(payer)
+      const amount = estimate > 0 ? Math.max(1, clampCharge(Math.ceil(estimate))) : 0
+      if (amount > 0 && !reserveNow(keys, amount)) await reserve(keys, amount, signal ? { signal } : {})
+      return createHold(keys, amount)
+    },
+    /** Holds that have not ended. */
+    count: (): number => open,
+    /** @returns when no hold is open */
+    async allEnded(): Promise<void> {
+      if (open === 0) return
+      const ended = Promise.withResolvers<void>()
+      onLastEnd = ended.resolve
+      await ended.promise
+    },
+  }
+}
