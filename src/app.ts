@@ -242,7 +242,8 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       clock,
       fetch,
       clientIp: ipOf,
-      isReady: () => missing().length === 0,
+      // A node that is stopping still serves what meets it, until its listener closes.
+      isReady: () => ledger.isWritable(),
       version,
       nodeName: config.nodeName,
       isErrorLogged: config.errorLogEnabled,
@@ -335,6 +336,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       )
       .use(relay.routes)
       .use(admin)
+      .all('*', ({ request }) => relay.unknownPath(request), { parse: 'none', detail: { hide: true } })
       .listen({
         hostname: config.listenHost || '::',
         port: config.port,

@@ -55,7 +55,7 @@ export interface Provider {
   readonly fields: readonly ProviderField[]
   /** Operation → protocol → path, in order of preference. What is not here is not offered. */
   readonly speaks: Readonly<Partial<Record<Operation, Readonly<Partial<Record<Protocol, string>>>>>>
-  /** Does it accept `stream_options.include_usage`? (relay.md 21.3) */
+  /** Can it be asked for the usage of a stream by `stream_options.include_usage`? A client's own is passed on anyway. */
   readonly hasStreamOptions: boolean
   auth(headers: Headers, channel: UpstreamChannel, call: UpstreamCall): void | Promise<void>
   /** Default: base URL + path. */

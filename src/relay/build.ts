@@ -28,7 +28,7 @@ export interface Built {
   readonly protocol: Protocol
   readonly upstreamCall: UpstreamCall
   readonly upstreamChannel: UpstreamChannel
-  /** The client did not ask for the usage of its stream; the upstream was asked, and the answer is hidden. */
+  /** The client did not ask for the usage of its stream: the frame that carries nothing else is left out. */
   readonly hidesUsage: boolean
   readonly losses: readonly Loss[]
   /** Sensitive fields that the parameter override changed. */
@@ -79,12 +79,9 @@ export async function buildUpstream(
   if (!way) throw new GatewayError('convert_request_failed', { params: { reason: 'The channel does not offer this' } })
   const { protocol } = way
   const isConverted = protocol !== call.endpoint.protocol
-  const hidesUsage =
-    options.isUsageForced &&
-    call.isStream &&
-    protocol === 'openai-chat' &&
-    provider.hasStreamOptions &&
-    call.includeUsage !== true
+  // Whatever makes an upstream report its usage, a client that did not ask must not meet a chunk without choices.
+  const isUnasked = options.isUsageForced && call.isStream && protocol === 'openai-chat' && call.includeUsage !== true
+  const asksUsage = isUnasked && provider.hasStreamOptions
   const wanted = { call, channel, upstreamModel, options, protocol, isConverted }
   const { json, losses, isPromptChanged } = bodyOf(wanted)
   const upstreamCall: UpstreamCall = {
@@ -117,7 +114,7 @@ export async function buildUpstream(
     protocol,
     upstreamCall,
     upstreamChannel: view,
-    hidesUsage: hidesUsage && !isConverted,
+    hidesUsage: isUnasked && !isConverted,
     losses,
     isPromptChanged,
   }
@@ -125,12 +122,12 @@ export async function buildUpstream(
     isPassedThrough || (!isConverted && !isPatched && !isPromptChanged && channel.paramOverride === undefined)
   if (isForward) {
     applyHeaderEdits(headers, headerEdits)
-    const edits = isPassedThrough ? [] : splices(wanted, hidesUsage)
+    const edits = isPassedThrough ? [] : splices(wanted, asksUsage)
     const body = edits.length === 0 ? call.bytes : (spliceJson(call.bytes, edits) as Uint8Array<ArrayBuffer>)
     return { ...common, body, way: 'forward', touched: [], hidesUsage: common.hidesUsage && !isPassedThrough }
   }
   const patched = isPatched ? provider.patch!(json, upstreamCall, view) : json
-  const overridden = applyParamOverride(withoutFiltered(patched, wanted, hidesUsage), channel.paramOverride, {
+  const overridden = applyParamOverride(withoutFiltered(patched, wanted, asksUsage), channel.paramOverride, {
     ...overrideContext,
     headerEdits,
     userId: call.caller.userId,
@@ -193,19 +190,18 @@ function bodyOf({ call, channel, upstreamModel, options, protocol, isConverted }
 const DEFAULT_MAX_TOKENS = 8192
 
 /** What is changed in the client's bytes; everything else stays to the byte. */
-function splices({ call, channel, upstreamModel }: Wanted, hidesUsage: boolean): readonly Edit[] {
+function splices({ call, channel, upstreamModel }: Wanted, asksUsage: boolean): readonly Edit[] {
   const edits: Edit[] = []
   if (upstreamModel !== call.model || call.isModelAmbiguous)
     edits.push({ path: ['model'], value: JSON.stringify(upstreamModel) })
   const { json } = call
   for (const path of filteredFields(channel.settings)) if ((path[0] ?? '') in json) edits.push({ path, remove: true })
-  if (!('stream_options' in json) && !hidesUsage) return edits
-  if (hidesUsage) edits.push({ path: ['stream_options', 'include_usage'], value: 'true' })
-  else if (!channel.provider.hasStreamOptions || !call.isStream) edits.push({ path: ['stream_options'], remove: true })
+  if (asksUsage) edits.push({ path: ['stream_options', 'include_usage'], value: 'true' })
+  else if ('stream_options' in json && !call.isStream) edits.push({ path: ['stream_options'], remove: true })
   return edits
 }
 
-function withoutFiltered(json: Json, { channel, call, protocol }: Wanted, hidesUsage: boolean): Json {
+function withoutFiltered(json: Json, { channel, call, protocol }: Wanted, asksUsage: boolean): Json {
   const out: Json = { ...json }
   for (const [first, second] of filteredFields(channel.settings)) {
     if (first === undefined || !(first in out)) continue
@@ -217,9 +213,7 @@ function withoutFiltered(json: Json, { channel, call, protocol }: Wanted, hidesU
     }
   }
   if (protocol !== 'openai-chat') return out
-  const { hasStreamOptions } = channel.provider
-  const asksUsage = call.isStream && hasStreamOptions && (hidesUsage || call.includeUsage === true)
   const { stream_options: given, ...rest } = out
   if (asksUsage) return { ...rest, stream_options: { ...(given as Json | undefined), include_usage: true } }
-  return call.isStream && hasStreamOptions ? out : rest
+  return call.isStream ? out : rest
 }

@@ -3,28 +3,23 @@
  * the hold. Nothing is tried again once a byte went to the client.
  */
 import { estimateInputTokens, type Hold, type Ledger, type Prices } from '../domain/billing/index.ts'
-import { type Candidates, type Channels, mappedStatus, normaliseModel, shouldRetry } from '../domain/channels/index.ts'
+import { type Candidates, type Channels, normaliseModel, shouldRetry } from '../domain/channels/index.ts'
 import type { Options } from '../domain/options/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
-import { codecs, errorInBody, readUpstreamError } from '../protocol/index.ts'
+import { codecs, errorInBody } from '../protocol/index.ts'
 import { type Built, buildUpstream, wayTo } from './build.ts'
+import { failureOf, readFailure, reasonOf } from './failure.ts'
 import { createGauge } from './gauge.ts'
-import { createPump, type Pump } from './pump.ts'
+import { createPump } from './pump.ts'
 import { consumedRecord, countRecord, errorRecord, type Facts, type Trace } from './record.ts'
 import type { Refusals } from './refusals.ts'
 import { jsonResponse, type Stamp, streamResponse, wholeResponse } from './respond.ts'
+import { createRunning, type LiveCall, type Running } from './running.ts'
 import { createTally, type Tally } from './tally.ts'
 import type { Attempt, Call, Ending, Purse } from './types.ts'
-import {
-  type AbortReason,
-  asSendError,
-  type Exchange,
-  readAnswer,
-  type Sender,
-  type UpstreamLimits,
-} from './upstream.ts'
+import { type Exchange, readAnswer, type Sender, type UpstreamLimits } from './upstream.ts'
 
 export interface CallsDeps {
   readonly channels: Channels
@@ -49,13 +44,6 @@ export interface CallsDeps {
   }
 }
 
-/** A call under way, as a stop of the node sees it. */
-export interface LiveCall {
-  abort(reason: AbortReason): void
-}
-
-/** Error bodies past this say nothing more. */
-const MAX_ERROR_BYTES = 1024 * 1024
 /** Complete answers are held in memory until they are billed. */
 const MAX_ANSWER_BYTES = 256 * 1024 * 1024
 const UPSTREAM_ID_HEADERS = ['x-oneapi-request-id', 'x-request-id', 'request-id'] as const
@@ -100,7 +88,7 @@ export function createCalls(deps: CallsDeps) {
   /** @throws GatewayError, after its row is written */
   const carry = async (call: Call, signal: AbortSignal): Promise<Response> => {
     const trace: Trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
-    const running = createRunning(call.id, signal)
+    const running = createRunning(call.id, signal, log)
     enter(running)
     let purse: Purse | undefined
     let isHandedOver = false
@@ -194,63 +182,12 @@ export function createCalls(deps: CallsDeps) {
     readonly group: string
     readonly candidates: Candidates
   }
-  interface Running extends LiveCall {
-    /** Where the abort of the client and of a stop go. */
-    open(abort: (reason: AbortReason) => void): void
-    /** From now on a stream goes to the client, and ends by its pump. */
-    handOver(pump: Pump): void
-    readonly isStreaming: boolean
-    isSettled: boolean
-    /** The channel of this attempt reads on when the client leaves. */
-    drains: boolean
-    readonly abortedBy: () => AbortReason | undefined
-    close(): void
-  }
   interface Job {
     readonly call: Call
     readonly trace: Trace
     readonly purse: Purse
     readonly running: Running
     readonly routes: readonly Route[]
-  }
-
-  /** Must not keep the call: a stream outlives its request body. */
-  const createRunning = (requestId: string, signal: AbortSignal): Running => {
-    let target: ((reason: AbortReason) => void) | undefined
-    let reason: AbortReason | undefined
-    let pump: Pump | undefined
-    const fails = (error: unknown): void => log.error('a call did not end well', { requestId, error })
-    const abort = (by: AbortReason): void => {
-      reason ??= by
-      if (pump) pump.interrupt('shutting-down').catch(fails)
-      else target?.(reason)
-    }
-    const clientLeft = (): void => {
-      if (pump) pump.abandon().catch(fails)
-      else if (!running.drains) abort('client-gone')
-    }
-    signal.addEventListener('abort', clientLeft, { once: true })
-    const running: Running = {
-      abort,
-      handOver(next) {
-        pump = next
-        if (reason !== undefined) pump.interrupt('shutting-down').catch(fails)
-        else if (signal.aborted) clientLeft()
-      },
-      get isStreaming() {
-        return pump !== undefined
-      },
-      isSettled: false,
-      drains: false,
-      abortedBy: () => reason,
-      open(next) {
-        target = next
-        if (reason !== undefined) next(reason)
-      },
-      close: () => signal.removeEventListener('abort', clientLeft),
-    }
-    if (signal.aborted) clientLeft()
-    return running
   }
 
   /** The loop: one channel after the other, each at most once, until one serves or the rules say stop. */
@@ -359,10 +296,11 @@ export function createCalls(deps: CallsDeps) {
       const { response } = exchange
       entry.status = response.status
       const secrets = [key.key]
-      if (!response.ok) throw await upstreamFailure(exchange, channel, secrets)
+      if (!response.ok) throw await readFailure(exchange, channel, secrets)
       const isEvents = (response.headers.get('content-type') ?? '').includes('text/event-stream')
       const transforms = call.isStream && channel.provider.transformStream !== undefined
-      return call.isStream && (isEvents || transforms)
+      // Some upstreams stream whatever was asked for; that is what the client gets then, too.
+      return isEvents || transforms
         ? await stream({ job, entry, built, exchange, tally })
         : await whole({ job, entry, built, exchange, tally, secrets })
     } catch (thrown) {
@@ -461,7 +399,7 @@ export function createCalls(deps: CallsDeps) {
     }
     const unwrapped = provider.unwrap ? provider.unwrap(json, built.upstreamCall, built.upstreamChannel) : json
     const said = errorInBody(unwrapped, secrets)
-    if (said) throw failureOf(said.status, said, entry.channel)
+    if (said) throw failureOf(said, entry.channel)
     const reading = call.endpoint.operation === 'chat' ? codecs[built.protocol] : call.endpoint.reading
     const isForwarded = built.protocol === call.endpoint.protocol
     let body: Uint8Array<ArrayBuffer> | string = unwrapped === json ? bytes : JSON.stringify(unwrapped)
@@ -545,33 +483,6 @@ export function createCalls(deps: CallsDeps) {
     return streamResponse(pump.body, call.id, stamp)
   }
 
-  const upstreamFailure = async (
-    exchange: Exchange,
-    channel: Attempt['channel'],
-    secrets: readonly string[],
-  ): Promise<GatewayError> => {
-    const { response } = exchange
-    const text = await readText(response, MAX_ERROR_BYTES).catch(() => '')
-    const reason = exchange.abortedBy()
-    if (reason !== undefined) return asSendError(reason, undefined)
-    return failureOf(response.status, readUpstreamError(response.status, text, secrets), channel)
-  }
-
-  const failureOf = (
-    status: number,
-    upstream: ReturnType<typeof readUpstreamError>,
-    channel: Attempt['channel'],
-  ): GatewayError => {
-    const verdict = channel.provider.judge?.(status, upstream)
-    return new GatewayError('bad_response_status_code', {
-      status: mappedStatus(channel, status),
-      public: upstream.message,
-      upstream,
-      ...(verdict === 'stop' && { retry: false }),
-      ...(verdict === 'next' && { retry: true }),
-    })
-  }
-
   return {
     carry,
     count,
@@ -599,12 +510,6 @@ const isFree = (call: Call): boolean => call.isTest || call.endpoint.operation =
 /** What aborted calls get to end their bills. */
 const ABORT_MS = 2_000
 
-/** Stays in the log row: what failed, and the system's own word for it. */
-const reasonOf = (error: GatewayError): string => {
-  const detail = typeof error.detail === 'string' ? ` (${error.detail})` : ''
-  return `${error.code}: ${error.upstream?.message ?? error.public}${detail}`
-}
-
 const NO_BYTES = new Uint8Array()
 
 /** What a stream needs to know of its call to the end: thousands of open streams must not keep thousands of prompts. */
@@ -628,18 +533,6 @@ const upstreamId = (exchange: Exchange | undefined): string => {
     if (value) return value
   }
   return ''
-}
-
-async function readText(response: Response, maxBytes: number): Promise<string> {
-  const decoder = new TextDecoder()
-  let text = ''
-  let size = 0
-  for await (const chunk of response.body ?? []) {
-    size += chunk.byteLength
-    text += decoder.decode(chunk, { stream: true })
-    if (size > maxBytes) break
-  }
-  return text
 }
 
 /** Counted once for the hold and, where nothing is reported, the bill. */

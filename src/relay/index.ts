@@ -13,7 +13,7 @@ import { type CallsDeps, countInput, createCalls } from './calls.ts'
 import { createModelLists, listDialect } from './models.ts'
 import { completions, countTokens, embeddings } from './plain.ts'
 import { createReach } from './reach.ts'
-import { readBody } from './read.ts'
+import { type Body, readBody } from './read.ts'
 import { createRefusals } from './refusals.ts'
 import { errorResponse, jsonResponse, type Stamp } from './respond.ts'
 import { testBody } from './test-call.ts'
@@ -50,12 +50,16 @@ export interface RelayDeps {
     Partial<typeof DEFAULT_LIMITS> & { readonly bodyBytes: number }
 }
 
+/** Shapes of the dialects are their makers'; the document tells of our own API. */
+const UNDOCUMENTED = { detail: { hide: true } } as const
 const CORS = {
   'access-control-allow-origin': '*',
   'access-control-allow-credentials': 'true',
   'access-control-allow-methods': 'GET, POST, PUT, DELETE, OPTIONS',
   'access-control-allow-headers': '*',
 }
+/** What a stream that came to its end has last, in either dialect. */
+const LAST_FRAME = /(?:^|\n)(?:data: \[DONE\]|event: message_stop)\n/
 const DEFAULT_LIMITS = { connectMs: 30_000, keepAliveMs: 20_000, patienceMs: 15_000 }
 /** How late a time-out may be noticed. */
 const WATCH_MS = 250
@@ -100,39 +104,49 @@ export function createRelay(deps: RelayDeps) {
     return accounts.authenticate(accounts.credentialOf(request, url), deps.clientIp(request, server))
   }
 
+  interface Arrival {
+    readonly id: string
+    readonly endpoint: Endpoint
+    readonly caller: Caller
+    readonly startedAtMs: number
+  }
+
   /** Reads a call; one that cannot be read leaves its row, too. @throws GatewayError */
-  const read = async (request: Request, url: URL, endpoint: Endpoint, caller: Caller, id: string): Promise<Call> => {
-    const startedAtMs = clock.monotonic()
+  const read = async (request: Request, url: URL, arrival: Arrival): Promise<Call> => {
+    const { endpoint, caller } = arrival
+    let body: Body | undefined
     try {
-      const body = await readBody(request, limits.bodyBytes)
+      body = await readBody(request, limits.bodyBytes)
       const peek = endpoint.reading.peek(body.json)
-      const call = {
+      return {
+        ...arrival,
         ...peek,
-        ...body,
-        id,
-        endpoint,
-        caller,
+        bytes: body.bytes,
+        json: body.json,
+        isModelAmbiguous: body.isModelAmbiguous,
+        inputTokens: countInput({ endpoint, json: body.json, model: peek.model }, deps.isTextCounted),
         clientHeaders: request.headers,
         query: url.searchParams,
-        startedAtMs,
         isTest: false,
       }
-      return { ...call, inputTokens: countInput(call, deps.isTextCounted) }
     } catch (thrown) {
       const error = asGatewayError(thrown)
-      const facts = { id, endpoint, caller, startedAtMs, model: '', isStream: false }
       const trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
-      await calls.noteRefusal(facts, trace, caller.groups[0] ?? '', error)
+      // The row names the model where the body does, whatever else is wrong with it.
+      const model = typeof body?.json['model'] === 'string' ? body.json['model'] : ''
+      const isStream = body?.json['stream'] === true
+      await calls.noteRefusal({ ...arrival, model, isStream }, trace, caller.groups[0] ?? '', error)
       throw error
     }
   }
 
   const serve = async (request: Request, server: PeerSource | null, endpoint: Endpoint): Promise<Response> => {
+    const startedAtMs = clock.monotonic()
     const id = newRequestId(clock.now())
     try {
       const url = new URL(request.url)
       const caller = await authenticate(request, url, server)
-      const call = await read(request, url, endpoint, caller, id)
+      const call = await read(request, url, { id, endpoint, caller, startedAtMs })
       return endpoint === COUNT_TOKENS
         ? await calls.count(call, request.signal)
         : await calls.carry(call, request.signal)
@@ -191,8 +205,8 @@ export function createRelay(deps: RelayDeps) {
     try {
       const counted = { ...call, inputTokens: countInput(call, deps.isTextCounted) }
       const response = await calls.carry(counted, new AbortController().signal)
-      await response.bytes()
-      return done('')
+      const answer = await response.text()
+      return done(call.isStream && !LAST_FRAME.test(answer) ? 'The stream broke off' : '')
     } catch (thrown) {
       const error = asGatewayError(thrown)
       return done(error.upstream?.message ?? error.public, error.upstream?.code ?? error.code)
@@ -203,24 +217,35 @@ export function createRelay(deps: RelayDeps) {
   for (const endpoint of [...ENDPOINTS, COUNT_TOKENS]) {
     routes.post(endpoint.path, ({ request, server }) => serve(request, server, endpoint), {
       parse: 'none',
-      detail: { hide: true },
+      ...UNDOCUMENTED,
     })
   }
   routes
-    .get('/v1/models', ({ request, server }) =>
-      listed(request, server, (caller, url) => models.list(caller, listDialect(request, url))),
+    .get(
+      '/v1/models',
+      ({ request, server }) => listed(request, server, (caller, url) => models.list(caller, listDialect(request, url))),
+      UNDOCUMENTED,
     )
-    .get('/v1/models/*', ({ request, server, params }) =>
-      listed(request, server, (caller, url) => models.find(caller, params['*'], listDialect(request, url))),
+    .get(
+      '/v1/models/*',
+      ({ request, server, params }) =>
+        listed(request, server, (caller, url) => models.find(caller, params['*'], listDialect(request, url))),
+      UNDOCUMENTED,
     )
-    .get('/v1beta/models', ({ request, server }) => listed(request, server, (caller) => models.list(caller, 'gemini')))
-    .get('/v1beta/openai/models', ({ request, server }) =>
-      listed(request, server, (caller) => models.list(caller, 'openai')),
+    .get(
+      '/v1beta/models',
+      ({ request, server }) => listed(request, server, (caller) => models.list(caller, 'gemini')),
+      UNDOCUMENTED,
     )
-    .options('/v1/*', () => new Response(null, { status: 204, headers: CORS }))
-    .all('/v1/*', ({ request }) => unknownPath(request), { parse: 'none' })
+    .get(
+      '/v1beta/openai/models',
+      ({ request, server }) => listed(request, server, (caller) => models.list(caller, 'openai')),
+      UNDOCUMENTED,
+    )
+    .options('/v1/*', () => new Response(null, { status: 204, headers: CORS }), UNDOCUMENTED)
+    .all('/v1/*', ({ request }) => unknownPath(request), { parse: 'none', ...UNDOCUMENTED })
 
-  return { routes, test, active: calls.active, drain: calls.drain }
+  return { routes, unknownPath, test, active: calls.active, drain: calls.drain }
 }
 export type Relay = ReturnType<typeof createRelay>
 

@@ -11,7 +11,7 @@ const chat = codecs['openai-chat']
 const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
 const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : [])
 const invalid = (reason: string): GatewayError => new GatewayError('invalid_request', { params: { reason } })
-/** relay.md 23: no request may ask for more output tokens than this. */
+/** No request may ask for more output tokens than this. */
 const MAX_OUTPUT_TOKENS = 1_073_741_823
 
 function modelOf(json: Json): string {

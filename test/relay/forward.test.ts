@@ -238,6 +238,27 @@ describe('answers', () => {
     }
   })
 
+  // Kinds that are asked for usage, kinds that report it on their own, and kinds that are not asked.
+  for (const [name, type] of [
+    ['OpenAI', PROVIDER.openai],
+    ['Ollama', PROVIDER.ollama],
+    ['OpenRouter', PROVIDER.openrouter],
+    ['OhMyGPT', PROVIDER.plain],
+  ] as const) {
+    test(`on ${name} the usage of a stream is shown to a client that asks, and to no other`, async () => {
+      const { model } = await world.model({ type })
+      const asked = await world.post(CHAT, ask(model, { stream: true, stream_options: { include_usage: true } }))
+      expect(await asked.text()).toContain('"choices":[],"usage"')
+      expect((await world.row(asked)).other['admin_info']).not.toHaveProperty('local_count_tokens')
+      const silent = await world.post(CHAT, ask(model, { stream: true }))
+      expect(await silent.text()).not.toContain('"choices":[]')
+      if (type !== PROVIDER.ollama)
+        expect(world.upstream.last().json()['stream_options']).toEqual(
+          type === PROVIDER.openai ? { include_usage: true } : undefined,
+        )
+    })
+  }
+
   test('stream options are not sent to an upstream that was not asked for a stream', async () => {
     const { model } = await world.model()
     await world.post(CHAT, odd(model, ',"stream_options":{"include_usage":true}'))

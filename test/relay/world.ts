@@ -8,7 +8,7 @@ import { ENGINES } from '../support/engines.ts'
 import { type Behaviour, startUpstream, type Upstream } from '../support/upstream.ts'
 
 /** Provider ids of the channels in these tests. */
-export const PROVIDER = { openai: 1, ollama: 4, anthropic: 14, deepseek: 43 } as const
+export const PROVIDER = { openai: 1, ollama: 4, plain: 7, anthropic: 14, openrouter: 20, deepseek: 43 } as const
 
 /** Prices of every model here: one unit per input token, three per output token. */
 const RATIO = 1
