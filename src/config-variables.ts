@@ -175,7 +175,7 @@ export const VARIABLES = {
     'cluster',
     'CRYPTO_SECRET',
     '',
-    'Key of hashes and stored secrets, equal on all nodes; default: `SESSION_SECRET`',
+    'Accepted, and equal on all nodes; nothing is encrypted with it yet; default: `SESSION_SECRET`',
     { secret: 'whole' },
   ),
   sessionCookieSecure: boolean(

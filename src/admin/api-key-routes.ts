@@ -1,6 +1,6 @@
 /** The caller's own API keys. The table and the paths call them tokens. */
 import { Elysia, type Static, t } from 'elysia'
-import type { Accounts, ApiKeyInput } from '../domain/accounts/index.ts'
+import { type Accounts, type ApiKeyInput, ROLE } from '../domain/accounts/index.ts'
 import { GatewayError } from '../errors.ts'
 import {
   type AdminHttp,
@@ -15,7 +15,6 @@ import {
   plainEnvelope,
 } from './http.ts'
 
-const USER = 1
 const MAX_REVEALED = 100
 const MAX_DELETED = 1000
 
@@ -67,7 +66,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
     .get(
       '/',
       async ({ request, query }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         const page = parsePage(query)
         const { items, total } = await apiKeys.list(userId, page.size, page.offset)
         return ok(pageOf(items, total, page))
@@ -77,7 +76,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
     .get(
       '/search',
       async ({ request, query }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         const page = parsePage(query)
         const { items, total } = await apiKeys.search(userId, {
           ...(query.keyword && { keyword: query.keyword }),
@@ -100,7 +99,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
     .get(
       '/auto-groups',
       async ({ request }) => {
-        const { group } = await http.actor(request, USER)
+        const { group } = await http.actor(request, ROLE.user)
         return ok(apiKeys.selectableAutoGroups(group))
       },
       {
@@ -111,7 +110,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
     .get(
       '/:id',
       async ({ request, params }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         return ok(await apiKeys.get(userId, params.id))
       },
       { params: idParams, response: envelope(keyJson), detail: { summary: 'An API key' } },
@@ -120,7 +119,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
       '/:id/key',
       async ({ request, params }) => {
         await http.limitCritical(request)
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         const key = (await apiKeys.reveal(userId, [params.id])).get(params.id)
         if (key === undefined) throw new GatewayError('api_key_not_found')
         return ok({ key })
@@ -134,7 +133,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
     .post(
       '/',
       async ({ request, body }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         return ok(await apiKeys.create(userId, inputOf(body)))
       },
       {
@@ -146,7 +145,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
     .put(
       '/',
       async ({ request, query, body }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         if (query.status_only === 'true') return ok(await apiKeys.setStatus(userId, body.id, body.status ?? 0))
         return ok(await apiKeys.edit(userId, body.id, inputOf(body)))
       },
@@ -160,7 +159,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
     .post(
       '/batch',
       async ({ request, body }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         return ok(await apiKeys.remove(userId, body.ids))
       },
       {
@@ -173,7 +172,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
       '/batch/keys',
       async ({ request, body }) => {
         await http.limitCritical(request)
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         return ok({ keys: Object.fromEntries(await apiKeys.reveal(userId, body.ids)) })
       },
       {
@@ -185,7 +184,7 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
     .delete(
       '/:id',
       async ({ request, params }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         if ((await apiKeys.remove(userId, [params.id])) === 0) throw new GatewayError('api_key_not_found')
         return ok()
       },

@@ -4,13 +4,12 @@
  */
 import { cookie } from '@elysiajs/cookie'
 import { Elysia, t } from 'elysia'
-import type { Accounts, Issued } from '../domain/accounts/index.ts'
+import { type Accounts, type Issued, ROLE } from '../domain/accounts/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import { bearerOf } from '../lib/headers.ts'
 import { type AdminHttp, envelope, ok, plainEnvelope } from './http.ts'
 import { bundleJson, sessionJson } from './schemas.ts'
 
-const USER = 1
 const COOKIE = 'new_api_refresh'
 const COOKIE_PATH = '/api/user/auth'
 
@@ -115,7 +114,7 @@ export const authRoutes = (deps: {
       .get(
         '/sessions',
         async ({ request }) => {
-          const { userId, sid = '' } = await http.actor(request, USER, { sessionOnly: true })
+          const { userId, sid = '' } = await http.actor(request, ROLE.user, { sessionOnly: true })
           return ok(await sessions.list(userId, sid))
         },
         { response: envelope(t.Array(sessionJson)), detail: { summary: 'Sessions of the caller' } },
@@ -123,7 +122,7 @@ export const authRoutes = (deps: {
       .delete(
         '/sessions/:sid',
         async ({ request, params }) => {
-          const { userId, sid } = await http.actor(request, USER, { sessionOnly: true })
+          const { userId, sid } = await http.actor(request, ROLE.user, { sessionOnly: true })
           await sessions.revoke(userId, params.sid)
           return ok({ revoked_sid: params.sid, current: params.sid === sid })
         },
@@ -136,7 +135,7 @@ export const authRoutes = (deps: {
       .post(
         '/sessions/revoke-others',
         async ({ request }) => {
-          const { userId, sid = '' } = await http.actor(request, USER, { sessionOnly: true })
+          const { userId, sid = '' } = await http.actor(request, ROLE.user, { sessionOnly: true })
           return ok({ revoked_count: await sessions.revokeOthers(userId, sid) })
         },
         {

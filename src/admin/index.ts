@@ -113,7 +113,7 @@ export function adminRoutes(deps: AdminRoutesDeps) {
   return new Elysia().use(enveloped).use(plain)
 }
 
-/** Clients of the reference system know unknown paths by this shape, not by the envelope. */
+/** Clients of New API know unknown paths by this shape, not by the envelope. */
 const unknownPath = (method: string, path: string) => ({
   error: { message: `Invalid URL (${method} ${path})`, type: 'invalid_request_error', param: '', code: '' },
 })

@@ -2,7 +2,9 @@
  * Call records and their sums: everything for administrators, their own for users, and those of one API key for its
  * holder. Users do not see channels, nor what is kept for administrators.
  */
+
 import { Elysia, type Static, t } from 'elysia'
+import { ROLE } from '../domain/accounts/index.ts'
 import type { LogFilter, LogReads, LogRow } from '../domain/usage/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import {
@@ -57,9 +59,6 @@ const fullFilter = { ...ownFilter, username: t.Optional(t.String()), channel: t.
 const fullFilterSchema = t.Object(fullFilter)
 type FilterQuery = Static<typeof fullFilterSchema>
 
-const ADMIN = 10
-const USER = 1
-
 export const logRoutes = (deps: {
   readonly logs: LogReads
   readonly http: AdminHttp
@@ -87,7 +86,7 @@ export const logRoutes = (deps: {
     .get(
       '/',
       async ({ request, query }) => {
-        await http.actor(request, ADMIN)
+        await http.actor(request, ROLE.admin)
         return page(filterOf(query), query, adminView)
       },
       {
@@ -99,7 +98,7 @@ export const logRoutes = (deps: {
     .get(
       '/self',
       async ({ request, query }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         return page({ ...filterOf(query), userId }, query, ownView)
       },
       {
@@ -111,7 +110,7 @@ export const logRoutes = (deps: {
     .get(
       '/stat',
       async ({ request, query }) => {
-        await http.actor(request, ADMIN)
+        await http.actor(request, ROLE.admin)
         return ok(await logs.sums(filterOf(query)))
       },
       {
@@ -123,7 +122,7 @@ export const logRoutes = (deps: {
     .get(
       '/self/stat',
       async ({ request, query }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         return ok(await logs.sums({ ...filterOf(query), userId }))
       },
       { query: t.Object(ownFilter), response: envelope(sumsJson), detail: { summary: 'The same of one’s own calls' } },

@@ -1,10 +1,11 @@
 /** Options for root: list, change one or several together, built-in prices again. Secrets can be written, never read. */
+
 import { Elysia, t } from 'elysia'
+import { ROLE } from '../domain/accounts/index.ts'
 import type { Prices } from '../domain/billing/index.ts'
 import { hasSecretEnding, type Options } from '../domain/options/index.ts'
 import { type AdminHttp, envelope, ok, plainEnvelope } from './http.ts'
 
-const ROOT = 100
 const optionText = t.Object({ key: t.String(), value: t.String() })
 /** Stored as text, whatever it is sent as. */
 const optionValue = t.Union([t.String(), t.Boolean(), t.Number()])
@@ -22,7 +23,7 @@ export const optionRoutes = (deps: {
     .get(
       '/',
       async ({ request }) => {
-        await http.actor(request, ROOT)
+        await http.actor(request, ROLE.root)
         const shown = options.list().filter(({ key }) => isShown(key))
         return ok([...shown, { key: 'CompletionRatioMeta', value: JSON.stringify(prices.completionRatios()) }])
       },
@@ -31,7 +32,7 @@ export const optionRoutes = (deps: {
     .put(
       '/',
       async ({ request, body }) => {
-        const actor = await http.actor(request, ROOT)
+        const actor = await http.actor(request, ROLE.root)
         await options.set({ [body.key]: String(body.value) })
         await http.audit(actor, 'option.update', { key: body.key })
         return ok()
@@ -45,7 +46,7 @@ export const optionRoutes = (deps: {
     .post(
       '/batch',
       async ({ request, body }) => {
-        const actor = await http.actor(request, ROOT)
+        const actor = await http.actor(request, ROLE.root)
         const entries = Object.entries(body.options).map(([key, value]) => [key, String(value)])
         await options.set(Object.fromEntries(entries))
         await http.audit(actor, 'option.update', { keys: Object.keys(body.options) })
@@ -60,7 +61,7 @@ export const optionRoutes = (deps: {
     .post(
       '/rest_model_ratio',
       async ({ request }) => {
-        const actor = await http.actor(request, ROOT)
+        const actor = await http.actor(request, ROLE.root)
         const standard = options.definitions.find(({ key }) => key === 'ModelRatio')?.defaultText ?? '{}'
         await options.set({ ModelRatio: standard })
         await http.audit(actor, 'option.reset_model_ratio', { key: 'ModelRatio' })

@@ -3,7 +3,7 @@
  * costs nobody money, so only online payments ask for that.
  */
 import { Elysia, t } from 'elysia'
-import type { Accounts } from '../domain/accounts/index.ts'
+import { type Accounts, ROLE } from '../domain/accounts/index.ts'
 import {
   type AdminHttp,
   envelope,
@@ -16,9 +16,6 @@ import {
   parsePage,
   plainEnvelope,
 } from './http.ts'
-
-const USER = 1
-const ADMIN = 10
 
 const codeJson = t.Object({
   id: t.Integer(),
@@ -46,7 +43,7 @@ export const redemptionRoutes = (deps: {
     .get(
       '/',
       async ({ request, query }) => {
-        await http.actor(request, ADMIN)
+        await http.actor(request, ROLE.admin)
         const page = parsePage(query)
         const { items, total } = await redemptions.list(page.size, page.offset)
         return ok(pageOf(items, total, page))
@@ -60,7 +57,7 @@ export const redemptionRoutes = (deps: {
     .get(
       '/search',
       async ({ request, query }) => {
-        await http.actor(request, ADMIN)
+        await http.actor(request, ROLE.admin)
         const page = parsePage(query)
         const { items, total } = await redemptions.search({
           ...(query.keyword && { keyword: query.keyword.trim() }),
@@ -83,7 +80,7 @@ export const redemptionRoutes = (deps: {
     .get(
       '/:id',
       async ({ request, params }) => {
-        await http.actor(request, ADMIN)
+        await http.actor(request, ROLE.admin)
         return ok(await redemptions.get(params.id))
       },
       { params: idParams, response: envelope(codeJson), detail: { summary: 'A redemption code' } },
@@ -91,7 +88,7 @@ export const redemptionRoutes = (deps: {
     .post(
       '/',
       async ({ request, body }) => {
-        const actor = await http.actor(request, ADMIN)
+        const actor = await http.actor(request, ROLE.admin)
         const { name, count, quota, expired_time: expiredTime = 0 } = body
         const codes = await redemptions.create(actor.userId, { name, count, quota, expiredTime })
         await http.audit(actor, 'redemption.create', { name, count, quota, expired_time: expiredTime })
@@ -111,7 +108,7 @@ export const redemptionRoutes = (deps: {
     .put(
       '/',
       async ({ request, query, body }) => {
-        const actor = await http.actor(request, ADMIN)
+        const actor = await http.actor(request, ROLE.admin)
         const isStatusOnly = query.status_only === 'true'
         const code = isStatusOnly
           ? await redemptions.setStatus(body.id, body.status ?? 0)
@@ -140,7 +137,7 @@ export const redemptionRoutes = (deps: {
     .delete(
       '/invalid',
       async ({ request }) => {
-        const actor = await http.actor(request, ADMIN)
+        const actor = await http.actor(request, ROLE.admin)
         const removed = await redemptions.removeInvalid()
         await http.audit(actor, 'redemption.delete_invalid', { removed })
         return ok(removed)
@@ -150,7 +147,7 @@ export const redemptionRoutes = (deps: {
     .delete(
       '/:id',
       async ({ request, params }) => {
-        const actor = await http.actor(request, ADMIN)
+        const actor = await http.actor(request, ROLE.admin)
         await redemptions.remove(params.id)
         await http.audit(actor, 'redemption.delete', { id: params.id })
         return ok()
@@ -162,7 +159,7 @@ export const redemptionRoutes = (deps: {
     '/api/user/topup',
     async ({ request, body }) => {
       await http.limitCritical(request)
-      const { userId } = await http.actor(request, USER)
+      const { userId } = await http.actor(request, ROLE.user)
       return ok(
         await redemptions.redeem(userId, body.key, { ip: http.ip(request), requestId: http.requestId(request) }),
       )

@@ -1,11 +1,9 @@
 /** The caller's own account. */
 import { Elysia, t } from 'elysia'
-import type { Accounts } from '../domain/accounts/index.ts'
+import { type Accounts, ROLE } from '../domain/accounts/index.ts'
 import { issuedView } from './auth-routes.ts'
 import { type AdminHttp, envelope, ok, plainEnvelope } from './http.ts'
 import { rotationJson, selfJson } from './schemas.ts'
-
-const USER = 1
 
 const settingJson = t.Object({
   notify_type: t.Optional(t.String()),
@@ -29,7 +27,7 @@ export const selfRoutes = (deps: { readonly accounts: Pick<Accounts, 'self'>; re
     .get(
       '/self',
       async ({ request }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         return ok(await self.view(userId))
       },
       { response: envelope(selfJson), detail: { summary: 'The caller’s account' } },
@@ -37,7 +35,7 @@ export const selfRoutes = (deps: { readonly accounts: Pick<Accounts, 'self'>; re
     .put(
       '/self',
       async ({ request, body }) => {
-        const actor = await http.actor(request, USER)
+        const actor = await http.actor(request, ROLE.user)
         if (body.sidebar_modules !== undefined) {
           await self.setSidebar(actor.userId, body.sidebar_modules)
           return ok(null)
@@ -74,7 +72,7 @@ export const selfRoutes = (deps: { readonly accounts: Pick<Accounts, 'self'>; re
     .delete(
       '/self',
       async ({ request }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         await self.leave(userId)
         return ok()
       },
@@ -83,7 +81,7 @@ export const selfRoutes = (deps: { readonly accounts: Pick<Accounts, 'self'>; re
     .put(
       '/setting',
       async ({ request, body }) => {
-        const actor = await http.actor(request, USER)
+        const actor = await http.actor(request, ROLE.user)
         await self.updateSetting(actor, body)
         return ok(null)
       },
@@ -97,7 +95,7 @@ export const selfRoutes = (deps: { readonly accounts: Pick<Accounts, 'self'>; re
       '/token',
       async ({ request }) => {
         await http.limitCritical(request)
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         return ok(await self.issuePersonalToken(userId))
       },
       { response: envelope(t.String()), detail: { summary: 'A new personal access token; the old one ends' } },
@@ -105,7 +103,7 @@ export const selfRoutes = (deps: { readonly accounts: Pick<Accounts, 'self'>; re
     .get(
       '/aff',
       async ({ request }) => {
-        const { userId } = await http.actor(request, USER)
+        const { userId } = await http.actor(request, ROLE.user)
         return ok(await self.invitationCode(userId))
       },
       { response: envelope(t.String()), detail: { summary: 'The caller’s invitation code' } },

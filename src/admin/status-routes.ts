@@ -1,10 +1,9 @@
 /** What a visitor may know of this installation, all from memory, and the operator's test of the database. */
 import { Elysia, t } from 'elysia'
-import type { Accounts } from '../domain/accounts/index.ts'
+import { type Accounts, ROLE } from '../domain/accounts/index.ts'
 import type { Options } from '../domain/options/index.ts'
 import { type AdminHttp, envelope, ok } from './http.ts'
 
-const ADMIN = 10
 /** A good answer of the database is taken for as long. */
 const PING_FRESH_MS = 10_000
 
@@ -124,7 +123,7 @@ export const statusRoutes = (deps: {
     .get(
       '/status/test',
       async ({ request, set }) => {
-        await http.actor(request, ADMIN)
+        await http.actor(request, ROLE.admin)
         const stats = { http_stats: { active_connections: deps.activeConnections() } }
         try {
           if (clock.monotonic() >= isGoodUntilMs) await deps.pingDb()

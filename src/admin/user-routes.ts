@@ -1,6 +1,6 @@
 /** Users, for administrators. */
 import { Elysia, type Static, t } from 'elysia'
-import { type Accounts, channelPermissions, type Trail } from '../domain/accounts/index.ts'
+import { type Accounts, channelPermissions, ROLE, type Trail } from '../domain/accounts/index.ts'
 import {
   type AdminHttp,
   envelope,
@@ -13,8 +13,6 @@ import {
   plainEnvelope,
 } from './http.ts'
 import { userJson } from './schemas.ts'
-
-const ADMIN = 10
 
 const sorted = { ...pageFields, sort_by: t.Optional(t.String()), sort_order: t.Optional(t.String()) }
 const searchQuery = t.Object({
@@ -49,7 +47,7 @@ export const userRoutes = (deps: { readonly accounts: Pick<Accounts, 'users'>; r
     .get(
       '/',
       async ({ request, query }) => {
-        await http.actor(request, ADMIN)
+        await http.actor(request, ROLE.admin)
         return find(query)
       },
       {
@@ -61,7 +59,7 @@ export const userRoutes = (deps: { readonly accounts: Pick<Accounts, 'users'>; r
     .get(
       '/search',
       async ({ request, query }) => {
-        await http.actor(request, ADMIN)
+        await http.actor(request, ROLE.admin)
         return find(query)
       },
       { query: searchQuery, response: envelope(pageSchema(userJson)), detail: { summary: 'Search users' } },
@@ -69,7 +67,7 @@ export const userRoutes = (deps: { readonly accounts: Pick<Accounts, 'users'>; r
     .get(
       '/:id',
       async ({ request, params }) => {
-        const actor = await http.actor(request, ADMIN)
+        const actor = await http.actor(request, ROLE.admin)
         const user = await users.get(actor, params.id)
         return ok({ ...user, admin_permissions: { channel: { ...channelPermissions(user.role) } } })
       },
@@ -87,7 +85,7 @@ export const userRoutes = (deps: { readonly accounts: Pick<Accounts, 'users'>; r
     .post(
       '/',
       async ({ request, body }) => {
-        const actor = await http.actor(request, ADMIN)
+        const actor = await http.actor(request, ROLE.admin)
         const id = await users.create(
           actor,
           {
@@ -115,7 +113,7 @@ export const userRoutes = (deps: { readonly accounts: Pick<Accounts, 'users'>; r
     .put(
       '/',
       async ({ request, body }) => {
-        const actor = await http.actor(request, ADMIN)
+        const actor = await http.actor(request, ROLE.admin)
         await users.edit(actor, {
           id: body.id,
           ...(body.username !== undefined && { username: body.username }),
@@ -151,7 +149,7 @@ export const userRoutes = (deps: { readonly accounts: Pick<Accounts, 'users'>; r
     .post(
       '/manage',
       async ({ request, body }) => {
-        const actor = await http.actor(request, ADMIN)
+        const actor = await http.actor(request, ROLE.admin)
         const state = await users.manage(
           actor,
           {
@@ -181,7 +179,7 @@ export const userRoutes = (deps: { readonly accounts: Pick<Accounts, 'users'>; r
     .delete(
       '/:id',
       async ({ request, params }) => {
-        const actor = await http.actor(request, ADMIN)
+        const actor = await http.actor(request, ROLE.admin)
         await users.remove(actor, params.id)
         await http.audit(actor, 'user.delete', { id: params.id })
         return ok()

@@ -169,7 +169,7 @@ if (canBuild) {
       }
     }
 
-    test("is small, has what the guide's health check needs, and says how it is run", async () => {
+    test('is small, has what health checks by wget, grep and awk need, and says how it is run', async () => {
       expect(config.ExposedPorts).toEqual({ '3000/tcp': {} })
       expect(config.WorkingDir).toBe('/data')
       for (const program of ['sh', 'wget', 'grep', 'awk']) {

@@ -1,6 +1,7 @@
 /** What people write into a channel: the fields by their names on the wire, and what is checked before they are stored. */
 import { GatewayError } from '../../errors.ts'
 import { isRecord } from './channel.ts'
+import { resolveHeaderOverride } from './header-override.ts'
 import type { RowPatch } from './rows.ts'
 
 /** Fields of a channel on the wire. JSON columns are texts. */
@@ -118,6 +119,17 @@ export const checkInput = (input: ChannelInput): void => {
   }
   for (const field of JSON_OBJECTS) readObject(field, input[field])
   checkSetting(readObject('setting', input.setting))
+  checkHeaders(readObject('header_override', input.header_override))
+}
+
+/** What would make every call of the channel fail is told to the one who writes it. */
+const checkHeaders = (override: Record<string, unknown>): void => {
+  try {
+    resolveHeaderOverride(override, { apiKey: '', clientHeaders: new Headers(), isChannelTest: true })
+  } catch (error) {
+    if (!(error instanceof GatewayError)) throw error
+    throw invalid('header_override', (error.detail as { readonly reason: string }).reason)
+  }
 }
 
 /** @throws GatewayError when the text is neither empty nor a JSON object */

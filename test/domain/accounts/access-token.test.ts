@@ -29,7 +29,7 @@ describe('access tokens', () => {
     nowMs += 1
   })
 
-  test('it carries the claims that the reference system reads', () => {
+  test('it carries the claims that New API reads', () => {
     const payload = payloadOf(tokens.issue(claims).token)
     expect(payload).toMatchObject({
       iss: 'new-api',

@@ -1,4 +1,4 @@
-/** The environment is read as the guide writes it; what contradicts itself is refused, all of it at once. */
+/** The environment is read as New API's cluster guide writes it; what contradicts itself is refused, all of it at once. */
 import { describe, expect, test } from 'bun:test'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -59,7 +59,7 @@ describe('defaults', () => {
   })
 })
 
-test("the guide's environment blocks are taken without a problem", () => {
+test("environment blocks of New API's cluster guide are taken without a problem", () => {
   const master = load({
     SQL_DSN: DSN,
     REDIS_CONN_STRING: 'redis://default:password@your-redis-host:6379',

@@ -45,7 +45,7 @@ export const accountOptions = [
   text('oidc.token_endpoint', '', 'OpenID token address'),
   text('oidc.user_info_endpoint', '', 'OpenID user information address'),
   flag('passkey.enabled', false, 'Log-in with passkeys', shown),
-  text('passkey.rp_display_name', 'New API', 'Name shown by passkeys', shown),
+  text('passkey.rp_display_name', 'Headgate', 'Name shown by passkeys', shown),
   text('passkey.rp_id', '', 'Passkey domain; empty: of the server address', shown),
   text('passkey.origins', '', 'Passkey origins; empty: the server address', shown),
   flag('passkey.allow_insecure_origin', false, 'Passkeys without HTTPS', shown),

@@ -10,7 +10,7 @@ const emptyList = { isPublic: true, defaultText: '' } as const
 const modules = Type.Record(Type.String(), Type.Unknown())
 
 export const siteOptions = [
-  text('SystemName', 'New API', 'Name of the site', shown),
+  text('SystemName', 'Headgate', 'Name of the site', shown),
   text('Logo', '', 'Address of the logo', shown),
   text('Footer', '', 'Footer, HTML', shown),
   text('ServerAddress', '', 'Public address of this gateway', shown),
@@ -18,7 +18,7 @@ export const siteOptions = [
   text('About', '', 'About page: Markdown, HTML or an address', shown),
   text('HomePageContent', '', 'Home page: Markdown, HTML or an address', shown),
   text('theme.frontend', 'default', 'Theme', { isSecret: true, check: onlyDefaultTheme }),
-  text('general_setting.docs_link', 'https://docs.newapi.pro', 'Address of the documentation', shown),
+  text('general_setting.docs_link', '', 'Address of the documentation', shown),
   flag('DefaultCollapseSidebar', false, 'Side bar starts collapsed', shown),
   json('HeaderNavModules', modules, {}, 'Entries of the top menu', unsetJson),
   json('SidebarModulesAdmin', modules, {}, 'Entries of the side bar', unsetJson),
