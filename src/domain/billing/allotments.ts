@@ -373,14 +373,23 @@ const known = (account: AccountKey): { readonly kind: Kind; readonly id: number 
   return parsed
 }
 
+/** From here on a `case` is written out: thousands of parameters cost more than a statement that is prepared anew. */
+const FEW = 8
+
 /** `case column when key then value … end`: one statement for many rows. `entries` must not be empty. */
 export function byKey(
   column: MySqlColumn,
   entries: readonly (readonly [key: string | number, value: number])[],
-  otherwise?: SQL,
+  otherwise: SQL = sql.raw('0'),
 ): SQL {
-  const branches = entries.map(([key, value]) => sql`when ${key} then ${value}`)
-  return sql`case ${column} ${sql.join(branches, sql` `)} else ${otherwise ?? sql`0`} end`
+  const isPlain = entries.length > FEW && entries.every((entry) => entry.every(Number.isSafeInteger))
+  const branches = isPlain
+    ? sql.raw(entries.map(([key, value]) => `when ${key} then ${value}`).join(' '))
+    : sql.join(
+        entries.map(([key, value]) => sql`when ${key} then ${value}`),
+        sql.raw(' '),
+      )
+  return sql`case ${column} ${branches} else ${otherwise} end`
 }
 
 /** Locks the rows of accounts in the order of locks. @returns balances; accounts that are gone are missing */

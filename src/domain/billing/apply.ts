@@ -193,7 +193,7 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums): Promis
       ? []
       : await tx.lock(
           tx
-            .select({ id: users.id, balance: users.quota })
+            .select({ id: users.id, balance: users.quota, used: users.usedQuota, requests: users.requestCount })
             .from(users)
             .where(and(inArray(users.id, userIds), isNull(users.deletedAt)))
             .orderBy(asc(users.id)),
@@ -206,6 +206,8 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums): Promis
             .select({
               id: tokens.id,
               balance: tokens.remainQuota,
+              used: tokens.usedQuota,
+              accessedTime: tokens.accessedTime,
               status: tokens.status,
               isUnlimited: tokens.unlimitedQuota,
             })
@@ -237,71 +239,57 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums): Promis
     if (after < 0) below.push(account)
   }
 
-  await inChunks(lockedUsers, (some) =>
-    tx
-      .update(users)
-      .set({
-        quota: byKey(
-          users.id,
-          some.map(({ id }) => [id, balances.get(userAccount(id))!] as const),
-          sql`${users.quota}`,
-        ),
-        usedQuota: raised(
-          users.usedQuota,
-          users.id,
-          some.map(({ id }) => [id, sums.users.get(id)?.used ?? 0]),
-        ),
-        requestCount: raised(
-          users.requestCount,
-          users.id,
-          some.map(({ id }) => [id, sums.users.get(id)?.requests ?? 0]),
-        ),
-      })
-      .where(
-        inArray(
-          users.id,
-          some.map(({ id }) => id),
-        ),
+  // The rows are locked, so what was read plus what is added is what they become.
+  const changed = new Set(charged.filter((account) => (sums.accounts.get(account) ?? 0) > (paid.get(account) ?? 0)))
+  await inChunks(lockedUsers, async (some) => {
+    const set = {
+      quota: patch(users.id, users.quota, some, ({ id }) =>
+        onlyIf(changed.has(userAccount(id)), balances.get(userAccount(id))),
       ),
-  )
-  await inChunks(lockedKeys, (some) =>
-    tx
-      .update(tokens)
-      .set({
-        remainQuota: byKey(
-          tokens.id,
-          some.map(({ id }) => [id, balances.get(apiKeyAccount(id))!] as const),
-          sql`${tokens.remainQuota}`,
-        ),
-        usedQuota: raised(
-          tokens.usedQuota,
-          tokens.id,
-          some.map(({ id }) => [id, sums.apiKeys.get(id)?.used ?? 0]),
-        ),
-        accessedTime: latest(
-          tokens.accessedTime,
-          tokens.id,
-          some.map(({ id }) => [id, sums.apiKeys.get(id)?.accessedSec ?? 0]),
-        ),
-        status: byKey(
-          tokens.id,
-          some.map((row) => {
-            const key = apiKeyAccount(row.id)
-            const left = clampQuota(balances.get(key)! + (parkedAfter.get(key) ?? 0))
-            const isExhausted =
-              !row.isUnlimited && row.status === API_KEY_STATUS.enabled && isCharged.has(key) && left <= 0
-            return [row.id, isExhausted ? API_KEY_STATUS.exhausted : quotaOf(row.status)] as const
-          }),
-          sql`${tokens.status}`,
-        ),
-      })
-      .where(
-        inArray(
-          tokens.id,
-          some.map(({ id }) => id),
-        ),
+      usedQuota: patch(users.id, users.usedQuota, some, ({ id, used }) => plus(used, sums.users.get(id)?.used)),
+      requestCount: patch(users.id, users.requestCount, some, ({ id, requests }) =>
+        plus(requests, sums.users.get(id)?.requests),
       ),
-  )
+    }
+    if (isSomething(set))
+      await tx
+        .update(users)
+        .set(set)
+        .where(
+          inArray(
+            users.id,
+            some.map(({ id }) => id),
+          ),
+        )
+  })
+  await inChunks(lockedKeys, async (some) => {
+    const isExhausted = ({ id, isUnlimited, status }: (typeof some)[number]): boolean => {
+      const key = apiKeyAccount(id)
+      const left = clampQuota(balances.get(key)! + (parkedAfter.get(key) ?? 0))
+      return !isUnlimited && status === API_KEY_STATUS.enabled && isCharged.has(key) && left <= 0
+    }
+    const set = {
+      remainQuota: patch(tokens.id, tokens.remainQuota, some, ({ id }) =>
+        onlyIf(changed.has(apiKeyAccount(id)), balances.get(apiKeyAccount(id))),
+      ),
+      usedQuota: patch(tokens.id, tokens.usedQuota, some, ({ id, used }) => plus(used, sums.apiKeys.get(id)?.used)),
+      accessedTime: patch(tokens.id, tokens.accessedTime, some, ({ id, accessedTime }) => {
+        const time = sums.apiKeys.get(id)?.accessedSec ?? 0
+        return onlyIf(time > (accessedTime ?? 0), time)
+      }),
+      status: patch(tokens.id, tokens.status, some, (row) => onlyIf(isExhausted(row), API_KEY_STATUS.exhausted)),
+    }
+    if (isSomething(set))
+      await tx
+        .update(tokens)
+        .set(set)
+        .where(
+          inArray(
+            tokens.id,
+            some.map(({ id }) => id),
+          ),
+        )
+  })
   await inChunks(
     [...paid].sort(([a], [b]) => (a < b ? -1 : 1)),
     (some) =>
@@ -337,15 +325,37 @@ async function lockParts(tx: Db, accounts: readonly AccountKey[]) {
 
 type Entries = readonly (readonly [id: number, n: number])[]
 
+/** Without a stop: for the sums of an hour, which come nowhere near it. */
+const added = (column: MySqlColumn, id: MySqlColumn, entries: Entries): SQL =>
+  sql`coalesce(${column}, 0) + ${byKey(id, entries)}`
+
 /** A counter plus what is added to it, stopping at the largest number that is exact. */
 const raised = (column: MySqlColumn, id: MySqlColumn, entries: Entries): SQL => {
-  const sum = sql`coalesce(${column}, 0) + ${byKey(id, entries)}`
+  const sum = added(column, id, entries)
   return sql`case when ${sum} > ${MAX_QUOTA} then ${MAX_QUOTA} else ${sum} end`
 }
-const latest = (column: MySqlColumn, id: MySqlColumn, entries: Entries): SQL => {
-  const time = byKey(id, entries)
-  return sql`case when coalesce(${column}, 0) > ${time} then ${column} else ${time} end`
+
+const onlyIf = (is: boolean, value: number | undefined): number | undefined => (is ? value : undefined)
+const plus = (before: number | null, more: number | undefined): number | undefined =>
+  more ? clampQuota(quotaOf(before) + more) : undefined
+
+/** A column of many rows: what `of` gives becomes its value, the others stay. @returns undefined when all stay */
+function patch<T extends { readonly id: number }>(
+  id: MySqlColumn,
+  column: MySqlColumn,
+  rows: readonly T[],
+  of: (row: T) => number | undefined,
+): SQL | undefined {
+  const entries: [number, number][] = []
+  for (const row of rows) {
+    const value = of(row)
+    if (value !== undefined) entries.push([row.id, value])
+  }
+  return entries.length > 0 ? byKey(id, entries, sql`${column}`) : undefined
 }
+
+const isSomething = (set: Readonly<Record<string, unknown>>): boolean =>
+  Object.values(set).some((value) => value !== undefined)
 
 async function raiseUsage(
   tx: Db,
@@ -357,7 +367,7 @@ async function raiseUsage(
   await inChunks(entries, async (some) => {
     const ids = some.map(([id]) => id)
     const column = (target: MySqlColumn, of: (totals: UsageTotals) => number): SQL =>
-      raised(
+      added(
         target,
         quotaData.id,
         some.map(([id, totals]) => [id, of(totals)]),

@@ -80,7 +80,7 @@ export function encodeCharge(charge: {
   readonly node: string
   readonly isLogged: boolean
   readonly isExported: boolean
-}): Entry & { readonly quota: number } {
+}): Entry & { readonly quota: number; readonly memo: Charge } {
   const { record } = charge
   const quota = clampCharge(charge.quota)
   const other = jsonOf(record.other)
@@ -109,11 +109,9 @@ export function encodeCharge(charge: {
     ...(charge.isLogged ? undefined : { isLogged: false }),
     ...(charge.isExported ? undefined : { isExported: false }),
   }
-  return {
-    body: JSON.stringify(body),
-    other: other.length <= MAX_OTHER_CHARS ? other : JSON.stringify({ omitted_chars: other.length }),
-    quota,
-  }
+  const text = JSON.stringify(body)
+  const details = other.length <= MAX_OTHER_CHARS ? other : JSON.stringify({ omitted_chars: other.length })
+  return { body: text, other: details, quota, memo: { ...body, other: details } }
 }
 
 /** Details that JSON cannot hold must not cost a charge. */
@@ -126,7 +124,9 @@ function jsonOf(other: CallRecord['other']): string {
 }
 
 /** @throws SyntaxError when the text is no charge */
-export const decodeCharge = ({ body, other }: Entry): Charge => ({ ...(JSON.parse(body) as Charge), other })
+export const decodeCharge = ({ body, other, memo }: Entry): Charge =>
+  // Only `encodeCharge` makes memos.
+  (memo as Charge | undefined) ?? { ...(JSON.parse(body) as Charge), other }
 
 /** @param clean applied to every text, for databases whose character set does not hold all of it */
 export function logRowOf(charge: Charge, clean: (text: string) => string = (text) => text): LogRow {

@@ -126,7 +126,6 @@ export function createLedger(options: LedgerOptions): Ledger {
     allotments,
     flush,
     instance,
-    isSingleNode: options.isSingleNode,
     onRenewed() {
       // Open holds stay: they settle under the new instance. Its parts are still to be acquired.
       for (const account of accounts.values())
@@ -167,6 +166,12 @@ export function createLedger(options: LedgerOptions): Ledger {
       isLogged: record.type !== 2 || options.isLogged(),
       isExported: options.isExported(),
     })
+    if (entry.quota !== quota)
+      log.warn('a charge was brought into its bounds', {
+        requestId: record.requestId,
+        quotaUnits: quota,
+        charged: entry.quota,
+      })
     const instanceId = tenure.id()
     const now = clock.monotonic()
     if (entry.quota > 0)
@@ -314,7 +319,7 @@ export function createLedger(options: LedgerOptions): Ledger {
       isDraining = true
       const untilMs = clock.monotonic() + deadlineMs
       // Calls have ended before; should one be late, its charge is worth waiting for.
-      await within(untilMs, 'holds', holds.allEnded)
+      await within(clock.monotonic() + deadlineMs / 2, 'holds', holds.allEnded)
       for (const unsubscribe of unsubscribes) unsubscribe()
       supply.close(accounts.values())
       await within(untilMs, 'loops', () => Promise.all(loops.map((loop) => loop.stop())))

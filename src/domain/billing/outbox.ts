@@ -28,6 +28,8 @@ export interface Tenure {
 export interface Entry {
   readonly body: string
   readonly other: string
+  /** What the texts were made of: handed back while this process remembers, to save the reading. */
+  readonly memo?: unknown
 }
 export interface JournalledEntry extends Entry {
   readonly seq: number
@@ -63,6 +65,10 @@ create table if not exists set_aside (
   id integer primary key, instance_id text not null, part text not null, seq integer not null,
   body text not null, other text not null, reason text not null, at_ms integer not null);
 `
+
+/** Charges kept in memory beside the file, until both databases have them: at most so many, and so much text. */
+const RECENT = 4_096
+const RECENT_CHARS = 8_000_000
 
 const UNREADABLE = new Set(['SQLITE_NOTADB', 'SQLITE_CORRUPT', 'SQLITE_CORRUPT_VTAB', 'SQLITE_FORMAT', 'SQLITE_ERROR'])
 const codeOf = (error: unknown): string => (error instanceof SQLiteError ? (error.code ?? '') : '')
@@ -150,6 +156,23 @@ function createOutbox(db: Database, path: string) {
   let writable = true
   let isOpen = true
   let onCommitted: () => void = () => {}
+  /** The last charges of the current instance, without a gap. */
+  let recent: JournalledEntry[] = []
+  let recentChars = 0
+
+  const remember = (instance: Tenure, firstId: number, entries: readonly Entry[]): void => {
+    let seq = firstId - instance.base
+    for (const { body, other, memo } of entries) {
+      recent.push({ seq: seq++, body, other, memo })
+      recentChars += body.length + other.length
+    }
+    if (recent.length > 2 * RECENT) dropRecent(recent.length - RECENT)
+    while (recentChars > RECENT_CHARS && recent.length > 0) dropRecent((recent.length + 1) >> 1)
+  }
+  const dropRecent = (count: number): void => {
+    for (let i = 0; i < count && i < recent.length; i++) recentChars -= recent[i]!.body.length + recent[i]!.other.length
+    recent = recent.slice(count)
+  }
 
   const transaction = (work: () => void): void => {
     try {
@@ -185,6 +208,7 @@ function createOutbox(db: Database, path: string) {
         transaction(() => {
           for (const entry of entries) insert.run(++id, entry.body, entry.other)
         })
+      remember(current, lastId + 1, entries)
       lastId = id
       done.resolve()
     } catch (error) {
@@ -221,6 +245,7 @@ function createOutbox(db: Database, path: string) {
         db.query('insert into instances (instance_id, base) values (?, ?)').run(instanceId, base)
       })
       lastId = base
+      dropRecent(recent.length)
       current = { instanceId, base, main: { seq: 0, last: '' }, log: { seq: 0, last: '' } }
       tenures.push(current)
       // On the disk before the database hears of the instance: after a power cut somebody must know whose rows these are.
@@ -258,14 +283,12 @@ function createOutbox(db: Database, path: string) {
     read(instanceId: string, after: number, limit: number, maxChars = Infinity): readonly JournalledEntry[] {
       const tenure = find(instanceId)
       if (!tenure) return []
-      const entries: JournalledEntry[] = []
-      let chars = 0
-      for (const { id, body, other } of select.iterate(tenure.base + after, endOf(tenure), limit)) {
-        chars += body.length + other.length
-        if (entries.length > 0 && chars > maxChars) break
-        entries.push({ seq: id - tenure.base, body, other })
+      const first = recent[0]
+      if (tenure === current && first && first.seq <= after + 1) {
+        const from = after + 1 - first.seq
+        return upTo(maxChars, recent.slice(from, from + limit))
       }
-      return entries
+      return upTo(maxChars, entriesOf(tenure, select.iterate(tenure.base + after, endOf(tenure), limit)))
     },
 
     /**
@@ -279,6 +302,7 @@ function createOutbox(db: Database, path: string) {
       const after: Tenure = { ...before, [part]: mark }
       replace(after)
       const both = Math.min(after.main.seq, after.log.seq)
+      if (after === current && recent[0] && both >= recent[0].seq) dropRecent(both + 1 - recent[0].seq)
       transaction(() => {
         db.query(`update instances set ${part}_seq = ?, ${part}_last = ? where instance_id = ?`).run(
           mark.seq,
@@ -347,4 +371,23 @@ function createOutbox(db: Database, path: string) {
       db.close()
     },
   }
+}
+
+function* entriesOf(
+  tenure: Tenure,
+  rows: Iterable<{ readonly id: number; readonly body: string; readonly other: string }>,
+): Generator<JournalledEntry> {
+  for (const { id, body, other } of rows) yield { seq: id - tenure.base, body, other }
+}
+
+/** The first entries, at least one, that together have at most `maxChars`. */
+function upTo(maxChars: number, entries: Iterable<JournalledEntry>): readonly JournalledEntry[] {
+  const some: JournalledEntry[] = []
+  let chars = 0
+  for (const entry of entries) {
+    chars += entry.body.length + entry.other.length
+    if (some.length > 0 && chars > maxChars) break
+    some.push(entry)
+  }
+  return some
 }

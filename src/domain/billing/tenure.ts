@@ -12,8 +12,6 @@ import type { Outboxes } from './outboxes.ts'
 
 const CLUSTER_ID = 'cluster_id'
 
-export type Tenure = ReturnType<typeof createTenure>
-
 export function createTenure(deps: {
   readonly db: Db
   readonly log: Log
@@ -23,8 +21,6 @@ export function createTenure(deps: {
   readonly allotments: Allotments
   readonly flush: Flush
   readonly instance: InstanceInfo
-  /** One node alone has this database: rows of all other instances are left over. */
-  readonly isSingleNode: boolean
   /** Another instance spends from now on: memory forgets what the one before it had. */
   readonly onRenewed: () => void
 }) {
@@ -133,6 +129,7 @@ export function createTenure(deps: {
       await finishAll()
       return isFlushed
     },
+    /** Only where one node alone has the database: rows of all other instances are left over then. */
     returnOthers,
 
     /** The current instance was found ended, or its row is missing. Resolves when one may go on. */

@@ -1,20 +1,9 @@
 /** The ledger of one or several instances on one database: holds, their ends, and what is left in the books. */
 import { describe, expect, test } from 'bun:test'
 import { eq } from 'drizzle-orm'
-import { GatewayError } from '../../../src/errors.ts'
 import { ENGINES } from '../../support/engines.ts'
 import { eventually } from '../../support/eventually.ts'
-import { createWorld, deafBus } from './world.ts'
-
-const codeOf = async (promise: Promise<unknown>): Promise<string> => {
-  try {
-    await promise
-    return 'ok'
-  } catch (error) {
-    if (error instanceof GatewayError) return error.code
-    throw error
-  }
-}
+import { codeOf, createWorld, deafBus } from './world.ts'
 
 for (const engine of ENGINES)
   describe(`ledger on ${engine.name}`, () => {

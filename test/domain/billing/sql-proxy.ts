@@ -22,7 +22,8 @@ export interface SqlProxy {
   close(): Promise<void>
 }
 
-const COMMIT = '\u0003commit'
+/** A query packet that says `commit`; servers with query attributes get two counts before the text. */
+const COMMIT = ['\u0003commit', '\u0003\u0000\u0001commit']
 
 export async function openSqlProxy(target: { readonly host: string; readonly port: number }): Promise<SqlProxy> {
   const pairs = new Set<() => void>()
@@ -44,7 +45,7 @@ export async function openSqlProxy(target: { readonly host: string; readonly por
     })
     client.on('data', (bytes) => {
       if (proxy.mode === 'hang') return
-      if (!bytes.toString('latin1').includes(COMMIT)) return void upstream.write(bytes)
+      if (!COMMIT.some((text) => bytes.toString('latin1').includes(text))) return void upstream.write(bytes)
       const fate = proxy.fate()
       proxy.fates[fate]++
       if (fate === 'pass') return void upstream.write(bytes)

@@ -12,6 +12,7 @@ import {
   type LedgerOptions,
   type Payer,
 } from '../../../src/domain/billing/index.ts'
+import { GatewayError } from '../../../src/errors.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { silentLog } from '../../../src/lib/log.ts'
 import { createMemoryState, type State } from '../../../src/state/index.ts'
@@ -158,4 +159,15 @@ export async function createWorld(engine: TestEngine, options: { readonly testDb
 export const deafBus = (): State => {
   const bus = createMemoryState({ clock: systemClock, log: silentLog })
   return { ...bus, publish: async () => {} }
+}
+
+/** How an attempt ended: `ok`, or the code of its refusal. (`rejects` of a pending promise holds the event loop back.) */
+export const codeOf = async (promise: Promise<unknown>): Promise<string> => {
+  try {
+    await promise
+    return 'ok'
+  } catch (error) {
+    if (error instanceof GatewayError) return error.code
+    throw error
+  }
 }
