@@ -45,7 +45,8 @@ export function startLoad({ url, keys, models, clients, seed }: LoadOptions): Lo
       const body = JSON.stringify({
         model: random.pick(models),
         stream,
-        max_tokens: 40,
+        // Far more than is said: a hold covers any charge, so no account may end below zero.
+        max_tokens: 200,
         messages: [{ role: 'user', content: `call ${random.int(1e9)} ${'x'.repeat(random.int(400))}` }],
       })
       const { end, id } = await call(

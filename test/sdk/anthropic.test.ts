@@ -303,6 +303,18 @@ describe('the other operations', () => {
     expect(await world.completed(response.headers)).toMatchObject({ type: 2, quota: 0 })
   })
 
+  test('tokens are counted here where the upstream does not count, for nothing', async () => {
+    const count = async (messages: MessageParam[]) => {
+      const model = MODELS['openai-chat']
+      const { data, response } = await client.messages.countTokens({ model, messages }).withResponse()
+      expect(await world.answeredHere(response.headers)).toMatchObject({ type: 2, quota: 0 })
+      return data.input_tokens
+    }
+    const short = await count(hello)
+    expect(short).toBeGreaterThan(3)
+    expect(await count([{ role: 'user', content: 'word '.repeat(1_000) }])).toBeGreaterThan(short + 500)
+  })
+
   test('models are listed and found one by one', async () => {
     const models = await Array.fromAsync(client.models.list())
     expect(models.map((model) => model.id).sort()).toEqual([...Object.values(MODELS), EMBEDDING_MODEL].sort())

@@ -27,6 +27,8 @@ export interface SdkWorld {
   readonly channels: Readonly<Record<UpstreamProtocol, number>>
   /** Notes that a client saw this call end well. @returns its log row, once it is there */
   completed(headers: Headers): Promise<LogRow>
+  /** Notes that the gateway answered this call itself. @returns its log row */
+  answeredHere(headers: Headers): Promise<LogRow>
   /** The upstream's own record of the call that it began last. */
   upstreamLine(since: number): Promise<LedgerLine>
   close(): Promise<void>
@@ -44,19 +46,25 @@ export async function openWorld(): Promise<SdkWorld> {
   })
   const claude = await admin.channel({ name: 'messages', type: 14, baseUrl: upstream.url, models: [MODELS.claude] })
   const complete: string[] = []
+  const local: string[] = []
+  const completed = (headers: Headers): Promise<LogRow> => {
+    const id = requestIdOf(headers)
+    complete.push(id)
+    return admin.logOf(id)
+  }
   return {
     app,
     upstream,
     channels: { 'openai-chat': chat, claude },
-    completed(headers) {
-      const id = requestIdOf(headers)
-      complete.push(id)
-      return admin.logOf(id)
+    completed,
+    answeredHere(headers) {
+      local.push(requestIdOf(headers))
+      return completed(headers)
     },
     upstreamLine: (since) => eventually("the upstream's record of a call", () => upstream.ledger[since]),
     async close() {
       try {
-        await app.stop({ complete, upstream: upstream.ledger.map((line) => line.requestId) })
+        await app.stop({ complete, upstream: [...upstream.ledger.map((line) => line.requestId), ...local] })
       } finally {
         await upstream.stop()
       }

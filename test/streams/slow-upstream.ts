@@ -1,6 +1,6 @@
 /**
  * Program: an upstream that speaks slowly to thousands at once. Prints its address; on a line `stats` from standard input it
- * prints how many answers were under way at most since the last one.
+ * prints how many answers are under way, and were at most since the last one.
  */
 import { startUpstream } from '../support/upstream.ts'
 import { FRAMES, PACE_MS, PLAIN_DELAY_MS, PLAIN_MODEL, STREAM_MODEL } from './script.ts'
@@ -17,6 +17,8 @@ setInterval(() => {
 console.log(upstream.url)
 for await (const line of console) {
   if (line !== 'stats') continue
-  console.log(JSON.stringify({ most }))
+  console.log(JSON.stringify({ now: upstream.active(), most }))
   most = 0
 }
+// Whoever asked is gone.
+process.exit(0)

@@ -1,0 +1,123 @@
+/**
+ * The generator: a closed loop of small calls over kept connections, or a number of streams that are open at once, each
+ * compared with what the mock sent. Runnable with a job as JSON; prints its result as JSON.
+ */
+import { CALL_BODY, CALL_REPLY, type Dialect, PATHS, pieceOf, streamBody, streamWrites } from './wire.ts'
+
+export type Job =
+  | {
+      readonly kind: 'calls'
+      readonly url: string
+      readonly keys: readonly string[]
+      readonly connections: number
+      readonly calls: number
+    }
+  | {
+      readonly kind: 'streams'
+      readonly url: string
+      readonly keys: readonly string[]
+      readonly dialect: Dialect
+      /** In all, and at once. */
+      readonly streams: number
+      readonly open: number
+      readonly chunks: number
+      readonly paceMs: number
+    }
+
+export interface LoadResult {
+  /** Answers that are exactly what the mock sent. */
+  readonly good: number
+  readonly failures: readonly string[]
+  readonly seconds: number
+  /** Most streams that were open at once, past their first chunk. */
+  readonly openAtOnce: number
+  /** Content frames that did not arrive. */
+  readonly lostEvents: number
+}
+
+const MAX_FAILURES = 5
+
+export async function runLoad(job: Job): Promise<LoadResult> {
+  const failures: string[] = []
+  const startedAtMs = performance.now()
+  let begun = 0
+  let good = 0
+  let openNow = 0
+  let openAtOnce = 0
+  let lostEvents = 0
+
+  const post = (path: string, key: string | undefined, body: string): Promise<Response> =>
+    fetch(`${job.url}${path}`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', authorization: `Bearer ${key}` },
+      body,
+    })
+
+  const call = async (number: number): Promise<void> => {
+    const answer = await post(PATHS.chat, job.keys[number % job.keys.length], CALL_BODY)
+    const text = await answer.text()
+    if (answer.status !== 200 || text !== CALL_REPLY) throw new Error(`${answer.status} ${text.slice(0, 300)}`)
+  }
+
+  const stream = async (job: Job & { kind: 'streams' }, id: number): Promise<void> => {
+    const order = { id, chunks: job.chunks, paceMs: job.paceMs }
+    const key = job.keys[id % job.keys.length]
+    const answer = await post(PATHS[job.dialect], key, streamBody(job.dialect, order))
+    if (answer.status !== 200 || !answer.body)
+      throw new Error(`${answer.status} ${(await answer.text()).slice(0, 300)}`)
+    const utf8 = new TextDecoder()
+    let text = ''
+    try {
+      for await (const chunk of answer.body) {
+        if (text === '') openAtOnce = Math.max(openAtOnce, ++openNow)
+        text += utf8.decode(chunk, { stream: true })
+      }
+    } finally {
+      if (text !== '') openNow--
+      const pieces = job.dialect === 'chat' ? chatPieces(text) : claudePieces(text)
+      lostEvents += Math.max(0, job.chunks - pieces.length)
+    }
+    if (!isComplete(job.dialect, text, order)) throw new Error(`stream ${id} differs: …${text.slice(-300)}`)
+  }
+
+  const worker = async (total: number, one: (number: number) => Promise<void>): Promise<void> => {
+    while (begun < total) {
+      try {
+        await one(begun++)
+        good++
+      } catch (error) {
+        if (failures.length < MAX_FAILURES) failures.push(String(error))
+      }
+    }
+  }
+  const inParallel = (n: number, total: number, one: (number: number) => Promise<void>): Promise<unknown> =>
+    Promise.all(Array.from({ length: n }, () => worker(total, one)))
+
+  if (job.kind === 'calls') await inParallel(job.connections, job.calls, call)
+  else await inParallel(job.open, job.streams, (id) => stream(job, id))
+  return { good, failures, seconds: (performance.now() - startedAtMs) / 1000, openAtOnce, lostEvents }
+}
+
+/** The same dialect to the byte; a converted stream by its texts and its last event. */
+function isComplete(dialect: Dialect, text: string, order: { id: number; chunks: number; paceMs: number }): boolean {
+  if (dialect === 'chat') return text === [...streamWrites(order)].join('')
+  const expected = Array.from({ length: order.chunks }, (_, chunk) => pieceOf(order.id, chunk)).join('')
+  return claudePieces(text).join('') === expected && text.includes('event: message_stop')
+}
+
+const dataOf = (text: string): readonly string[] =>
+  text
+    .split('\n')
+    .filter((line) => line.startsWith('data: {') && line.endsWith('}'))
+    .map((line) => line.slice('data: '.length))
+
+const chatPieces = (text: string): readonly string[] =>
+  dataOf(text).flatMap((data) => {
+    const { choices } = JSON.parse(data) as { choices: readonly { delta: { content?: string } }[] }
+    return choices[0]?.delta.content ?? []
+  })
+
+const claudePieces = (text: string): readonly string[] =>
+  dataOf(text).flatMap((data) => (JSON.parse(data) as { delta?: { text?: string } }).delta?.text ?? [])
+
+if (import.meta.main) console.log(JSON.stringify(await runLoad(JSON.parse(process.argv[2] ?? '{}') as Job)))

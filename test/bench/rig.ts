@@ -1,0 +1,70 @@
+/** Starts the parts around the gateway, each a process of its own: mock upstream, reference proxy, generator. */
+import { mkdtemp, readFile, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { eventually } from '../support/eventually.ts'
+import { spawnTied } from '../support/services.ts'
+import type { Job, LoadResult } from './load.ts'
+
+export interface Program {
+  /** Without a path. */
+  readonly url: string
+  readonly pid: number
+  stop(): Promise<void>
+}
+
+export interface Rig {
+  readonly folder: string
+  readonly mock: Program
+  /** A new process each time: memory that a proxy once took is never given back. */
+  startReference(): Promise<Program>
+  /** @throws Error when an answer was not what the mock sent, unless `isTolerant` */
+  load(job: Job, isTolerant?: boolean): Promise<LoadResult>
+  close(): Promise<void>
+}
+
+/** Without it, Bun has at most 256 outgoing requests open. */
+const ENV = ['env', 'BUN_CONFIG_MAX_HTTP_REQUESTS=65535']
+
+export async function openRig(): Promise<Rig> {
+  const folder = await mkdtemp(join(tmpdir(), 'headgate-bench-'))
+  let outputs = 0
+  const spawn = (file: string, argument: string) => {
+    const output = join(folder, `output${++outputs}`)
+    const program = [process.execPath, '--no-env-file', join(import.meta.dir, file), argument]
+    return { output, child: spawnTied([...ENV, ...program], output) }
+  }
+  const start = async (file: string, argument = ''): Promise<Program> => {
+    const { child, output } = spawn(file, argument)
+    const url = await eventually(`${file} listens`, async () => (await readFile(output, 'utf8')).trim(), {
+      withinMs: 20_000,
+      everyMs: 2,
+    })
+    return {
+      url,
+      pid: child.pid,
+      async stop() {
+        child.kill('SIGKILL')
+        await child.exited
+      },
+    }
+  }
+  const mock = await start('mock.ts')
+  return {
+    folder,
+    mock,
+    startReference: () => start('reference.ts', mock.url),
+    async load(job, isTolerant = false) {
+      const { child, output } = spawn('load.ts', JSON.stringify(job))
+      if ((await child.exited) !== 0)
+        throw new Error(`the generator failed: ${await readFile(`${output}.err`, 'utf8')}`)
+      const result = JSON.parse(await readFile(output, 'utf8')) as LoadResult
+      if (result.failures.length > 0 && !isTolerant) throw new Error(`answers differ: ${result.failures.join('\n')}`)
+      return result
+    },
+    async close() {
+      await mock.stop()
+      await rm(folder, { recursive: true, force: true })
+    },
+  }
+}

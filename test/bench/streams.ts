@@ -1,0 +1,47 @@
+/** CPU per chunk of a stream, the cost of its call included: 100 streams open, 100 chunks each, 20 ms apart. */
+import type { Gateway } from './gateway.ts'
+import { cpuOf } from './processes.ts'
+import type { Rig } from './rig.ts'
+import type { Row } from './table.ts'
+import type { Dialect } from './wire.ts'
+
+const SHAPE = { open: 100, chunks: 100, paceMs: 20 } as const
+
+export interface StreamSizes {
+  readonly rounds: number
+  readonly streams: number
+}
+
+export async function measureStreams(rig: Rig, gateway: Gateway, sizes: StreamSizes): Promise<readonly Row[]> {
+  const reference = await rig.startReference()
+  const streams = async (url: string, keys: readonly string[], dialect: Dialect, count: number): Promise<void> => {
+    await rig.load({ kind: 'streams', url, keys, dialect, streams: count, ...SHAPE })
+  }
+  const values = { bare: [] as number[], chat: [] as number[], claude: [] as number[] }
+  const measured = async (pid: number, work: () => Promise<void>): Promise<number> => {
+    const start = await cpuOf(pid)
+    await work()
+    return ((await cpuOf(pid)) - start) / (sizes.streams * SHAPE.chunks)
+  }
+  const through = async (dialect: Dialect, count: number): Promise<void> => {
+    await streams(gateway.url, gateway.keys, dialect, count)
+    await gateway.settled(count)
+  }
+  try {
+    await streams(reference.url, ['any'], 'chat', SHAPE.open)
+    for (const dialect of ['chat', 'claude'] as const) await through(dialect, SHAPE.open)
+    for (let round = 0; round < sizes.rounds; round++) {
+      values.bare.push(await measured(reference.pid, () => streams(reference.url, ['any'], 'chat', sizes.streams)))
+      for (const dialect of ['chat', 'claude'] as const)
+        values[dialect].push(await measured(gateway.supervisorPid, () => through(dialect, sizes.streams)))
+    }
+  } finally {
+    await reference.stop()
+  }
+  const common = { unit: 'µs CPU', reference: values.bare }
+  const aim = (times: number) => ({ kind: 'at most × reference', times }) as const
+  return [
+    { ...common, figure: 'stream chunk, same protocol', values: values.chat, aim: aim(1.5) },
+    { ...common, figure: 'stream chunk, converted', values: values.claude, aim: aim(3) },
+  ]
+}

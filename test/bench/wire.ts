@@ -1,0 +1,87 @@
+/**
+ * What goes over the wire in the benchmark: requests of the generator and answers of the mock upstream, in one place, so
+ * that whoever reads can compare to the byte with what was sent.
+ */
+
+export const MODEL = 'gpt-4o-mini'
+
+/** The path a client calls, and with it the client's dialect. */
+export const PATHS = { chat: '/v1/chat/completions', claude: '/v1/messages' } as const
+export type Dialect = keyof typeof PATHS
+
+const PROMPT =
+  'You are a careful assistant. Answer in one short sentence: which of the planets of the solar system has the most moons?'
+
+/** Body of a small call, about 250 bytes. */
+export const CALL_BODY = JSON.stringify({
+  model: MODEL,
+  messages: [
+    { role: 'system', content: 'Be brief and exact.' },
+    { role: 'user', content: PROMPT },
+  ],
+  temperature: 0.2,
+  max_tokens: 64,
+})
+
+/** The upstream's answer to it, about 500 bytes. */
+export const CALL_REPLY = JSON.stringify({
+  id: 'chatcmpl-BenchmarkReply0000000001',
+  object: 'chat.completion',
+  created: 1_760_000_000,
+  model: `${MODEL}-2024-07-18`,
+  choices: [
+    {
+      index: 0,
+      message: { role: 'assistant', content: 'Saturn has the most known moons of all planets.', refusal: null },
+      logprobs: null,
+      finish_reason: 'stop',
+    },
+  ],
+  usage: {
+    prompt_tokens: 43,
+    completion_tokens: 11,
+    total_tokens: 54,
+    prompt_tokens_details: { cached_tokens: 0, audio_tokens: 0 },
+    completion_tokens_details: { reasoning_tokens: 0, audio_tokens: 0 },
+  },
+  service_tier: 'default',
+  system_fingerprint: 'fp_0123456789',
+})
+
+/** What a streamed call asks the mock for; it stands in the prompt, so that it survives any conversion. */
+export interface StreamOrder {
+  /** Stands in every frame: a frame that reaches another's client is seen. */
+  readonly id: number
+  readonly chunks: number
+  readonly paceMs: number
+}
+
+export function streamBody(dialect: Dialect, { id, chunks, paceMs }: StreamOrder): string {
+  const common = {
+    model: MODEL,
+    messages: [{ role: 'user', content: `#${id} ${chunks} ${paceMs}#` }],
+    max_tokens: 2 * chunks,
+    stream: true,
+  }
+  return JSON.stringify(dialect === 'chat' ? { ...common, stream_options: { include_usage: true } } : common)
+}
+
+/** @returns undefined for a request that asks for no stream */
+export function readOrder(body: string): StreamOrder | undefined {
+  const found = /#(\d+) (\d+) (\d+)#/.exec(body)
+  return found ? { id: Number(found[1]), chunks: Number(found[2]), paceMs: Number(found[3]) } : undefined
+}
+
+export const pieceOf = (id: number, chunk: number): string => `${chunk === 0 ? '' : ' '}word-${id}-${chunk}`
+
+/** One text per write of the mock: a frame per chunk, and one last write with finish, usage and end. */
+export function* streamWrites({ id, chunks }: StreamOrder): Generator<string> {
+  const frame = (choices: readonly unknown[], usage: unknown = null): string =>
+    `data: ${JSON.stringify({ id: `chatcmpl-${id}`, object: 'chat.completion.chunk', created: 1_760_000_000, model: MODEL, choices, usage })}\n\n`
+  for (let chunk = 0; chunk < chunks; chunk++) {
+    const delta = { ...(chunk === 0 && { role: 'assistant' }), content: pieceOf(id, chunk) }
+    yield frame([{ index: 0, delta, finish_reason: null }])
+  }
+  const usage = { prompt_tokens: 12, completion_tokens: chunks, total_tokens: 12 + chunks }
+  yield `${frame([{ index: 0, delta: {}, finish_reason: 'stop' }])}${frame([], usage)}data: [DONE]\n\n`
+}
