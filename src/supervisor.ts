@@ -34,7 +34,7 @@ const MAX_HTTP_REQUESTS = '65535'
 const FIRST_DELAY_MS = 100
 const MAX_DELAY_MS = 30_000
 /** A worker that lived this long starts again without delay, whatever went before. */
-const SETTLED_MS = 60_000
+const SETTLED_MS = 10_000
 
 interface Slot {
   readonly index: number
