@@ -12,8 +12,9 @@ import {
   type Variable,
   type VariableKey,
 } from './config-variables.ts'
-import { parseDotenv } from './lib/dotenv.ts'
+import { parseDotenv, unreadLines } from './lib/dotenv.ts'
 import { readTextIfPresent } from './lib/files.ts'
+import { parseCidrs } from './lib/ip.ts'
 import { redactAddress } from './lib/redact.ts'
 import { roleOf } from './role.ts'
 
@@ -69,6 +70,12 @@ export async function readEnvironment(cwd = process.cwd(), own: Environment = pr
   return file === undefined ? own : { ...parseDotenv(file, own), ...own }
 }
 
+/** @returns a warning for each line of the `.env` of a folder that says nothing */
+export async function checkDotenv(cwd = process.cwd()): Promise<readonly string[]> {
+  const file = await readTextIfPresent(resolve(cwd, '.env'))
+  return unreadLines(file ?? '').map((line) => `.env: line ${line} is not \`NAME=value\` and is left out`)
+}
+
 export function loadConfig(env: Environment, options: LoadOptions): LoadedConfig {
   const { parseDsn, cpus, canSharePort, flags = {}, cwd = process.cwd() } = options
   const problems: string[] = []
@@ -78,6 +85,11 @@ export function loadConfig(env: Environment, options: LoadOptions): LoadedConfig
     PORT: read(env, 'PORT') ?? flags.port,
     LOG_DIR: flags.logDir ?? env['LOG_DIR'],
   }
+
+  // Serving on another port than the one that was meant would look like a node that is down.
+  const port = read(withFlags, 'PORT')
+  if (port !== undefined && !(/^\d+$/.test(port) && Number(port) <= 65_535))
+    problems.push(`PORT: \`${port}\` is no port; use a number up to 65535`)
 
   const raw: Record<string, unknown> = {}
   for (const [key, variable] of Object.entries(VARIABLES)) raw[key] = parseVariable(withFlags, variable, warnings)
@@ -171,6 +183,8 @@ function parseVariable(env: Environment, variable: Variable<unknown>, warnings: 
       return ['0', 'f', 'false'].includes(word) ? false : refuse(`\`${text}\` is neither true nor false`)
     }
     case 'flag':
+      if (text !== 'true' && text !== 'false')
+        warnings.push(`${name}: \`${text}\` counts as false; only \`true\` switches it on`)
       return text === 'true'
     case 'list':
       return text
@@ -209,6 +223,9 @@ function checkContradictions(config: Config, problems: string[]): void {
     if (!isHttpsOrigin(url))
       problems.push(`SESSION_COOKIE_TRUSTED_URL: \`${url}\` is not an https origin such as https://example.com`)
   }
+  for (const entry of parseCidrs(config.trustedProxies.filter((item) => item !== 'none')).invalid) {
+    problems.push(`TRUSTED_PROXIES: \`${entry}\` is no address and no network such as 10.0.0.0/8`)
+  }
   if (config.redisConnString !== '' && !/^(rediss?|unix):\/\//.test(config.redisConnString)) {
     problems.push('REDIS_CONN_STRING: must begin with redis:// or rediss://')
   }
@@ -233,6 +250,8 @@ function findDoubts(config: Config, set: FromVariables): string[] {
       'SESSION_SECRET: is not set, so this node makes its own; further nodes of the cluster need the same value',
     )
   }
+  if (!['master', 'slave'].includes(config.nodeType))
+    doubts.push(`NODE_TYPE: \`${config.nodeType}\` is neither master nor slave, so this node is a master`)
   if (config.tlsInsecureSkipVerify) doubts.push('TLS_INSECURE_SKIP_VERIFY: certificates of upstreams are not checked')
   if (config.redisMasterName !== '')
     doubts.push('REDIS_MASTER_NAME: the address is used as one Redis server; Sentinel is not used yet')

@@ -36,6 +36,9 @@ const MAX_DELAY_MS = 30_000
 /** A worker that lived this long starts again without delay, whatever went before. */
 const SETTLED_MS = 10_000
 
+/** Signals that come within this time of the first are its echo. */
+const ECHO_MS = 100
+
 interface Slot {
   readonly index: number
   process?: Subprocess
@@ -56,6 +59,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
   const ended = Promise.withResolvers<number>()
   let hasListened = false
   let isStopping = false
+  let stoppingAtMs = 0
   let exitCode = 0
   let deadline: ReturnType<typeof setTimeout> | undefined
 
@@ -139,6 +143,7 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
 
   const stopAll = (reason: string): void => {
     isStopping = true
+    stoppingAtMs = clock.monotonic()
     log.info('stopping', { reason, withinMs: stopMs })
     for (const slot of slots) {
       clearTimeout(slot.retry)
@@ -167,6 +172,8 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
       return ended.promise
     },
     stop(reason) {
+      // A wrapper that passes a signal on, and the group that had it too, say it twice at once.
+      if (isStopping && clock.monotonic() - stoppingAtMs < ECHO_MS) return
       if (!isStopping) stopAll(reason)
       else {
         log.warn('stopping at once', { reason })

@@ -91,7 +91,6 @@ export function adminRoutes(deps: AdminRoutesDeps) {
       stamp(set.headers as Record<string, string>, request, exchange)
       if (failure.retryAfterSec !== undefined) set.headers['retry-after'] = String(failure.retryAfterSec)
       await genericAudit(request, path, route, failure.status, false)
-      if (failure.code === 'rate_limit_exceeded') return new Response(null, { status: 429 })
       const message = http.language(request) === 'zh' ? failure.publicZh : failure.public
       return Response.json({ success: false, message, code: failure.code }, { status: failure.status })
     })

@@ -3,7 +3,14 @@
  * All problems come together, so that an operator mends them in one go.
  */
 import { dirname } from 'node:path'
-import { type Config, type Environment, type LoadedConfig, loadConfig, readEnvironment } from '../config.ts'
+import {
+  type Config,
+  checkDotenv,
+  type Environment,
+  type LoadedConfig,
+  loadConfig,
+  readEnvironment,
+} from '../config.ts'
 import { parseDsn } from '../db/dsn.ts'
 import { countCpus } from '../lib/cpus.ts'
 import { findMount, isContainerLayer, isDoubtfulMount, isNetworkMount } from '../lib/mounts.ts'
@@ -33,7 +40,7 @@ export async function preflight(flags: Flags): Promise<Preflight> {
     env,
     config: loaded.config,
     problems: [...loaded.problems, ...folders.problems],
-    warnings: [...loaded.warnings, ...folders.warnings],
+    warnings: [...(await checkDotenv()), ...loaded.warnings, ...folders.warnings],
   }
 }
 

@@ -26,4 +26,10 @@ export function parseDotenv(
   return values
 }
 
+/** @returns the numbers, from 1, of lines that are neither blank, nor a comment, nor part of a variable */
+export function unreadLines(text: string): readonly number[] {
+  const rest = text.replace(/^\uFEFF/, '').replace(LINE, (found) => found.replace(/[^\n]/g, ''))
+  return rest.split('\n').flatMap((line, index) => (/^\s*(#|$)/.test(line) ? [] : [index + 1]))
+}
+
 const ESCAPES: Readonly<Record<string, string>> = { n: '\n', r: '\r', t: '\t' }

@@ -69,9 +69,18 @@ export function redactValue(value: unknown, name = '', depth = 0): unknown {
   return redactEntries(Object.entries(value), depth)
 }
 
+/** Names of log fields are few and come again with every line. */
+const known = new Map<string, boolean>()
+const MAX_KNOWN = 1_000
+
 /** Does a field or variable of this name hold a secret? */
 export function isSecretName(name: string): boolean {
-  return name !== '' && SECRET_NAME.test(name) && !NOT_SECRET.test(name)
+  let isSecret = known.get(name)
+  if (isSecret === undefined) {
+    isSecret = name !== '' && SECRET_NAME.test(name) && !NOT_SECRET.test(name)
+    if (known.size < MAX_KNOWN) known.set(name, isSecret)
+  }
+  return isSecret
 }
 
 function redactEntries(entries: Iterable<readonly [unknown, unknown]>, depth: number): Record<string, unknown> {

@@ -19,7 +19,7 @@ import { jsonResponse, type Stamp, streamResponse, wholeResponse } from './respo
 import { createRunning, type LiveCall, type Running } from './running.ts'
 import { createTally, type Tally } from './tally.ts'
 import type { Attempt, Call, Ending, Purse } from './types.ts'
-import { type Exchange, readAnswer, type Sender, type UpstreamLimits } from './upstream.ts'
+import { asSendError, type Exchange, readAnswer, type Sender, type UpstreamLimits } from './upstream.ts'
 
 export interface CallsDeps {
   readonly channels: Channels
@@ -264,6 +264,7 @@ export function createCalls(deps: CallsDeps) {
     let exchange: Exchange | undefined
     let tally: Tally | undefined
     let built: Built | undefined
+    let isSent = false
     try {
       const key = channels.takeKey(channel)
       if (!key) throw new GatewayError('channel:no_available_key')
@@ -285,6 +286,10 @@ export function createCalls(deps: CallsDeps) {
         isTextCounted: deps.isTextCounted,
         mapUsage: channel.provider.mapUsage,
       })
+      // Who left before the upstream heard of the call pays nothing.
+      const left = running.abortedBy()
+      if (left !== undefined) throw asSendError(left, undefined)
+      isSent = true
       exchange = await sender.send({
         url: built.url,
         headers: built.headers,
@@ -313,7 +318,7 @@ export function createCalls(deps: CallsDeps) {
         channels.report({ channelId: channel.id, keyIndex: entry.keyIndex, error })
       // The upstream had the request: what it read is paid for, though nobody waits for the answer.
       const reason = running.abortedBy()
-      if (built && tally && !running.isSettled && (reason === 'client-gone' || reason === 'shutting-down')) {
+      if (isSent && built && tally && !running.isSettled && (reason === 'client-gone' || reason === 'shutting-down')) {
         await settle({ job, entry, built, exchange, tally }, reason, error)
       }
       throw error

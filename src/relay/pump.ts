@@ -137,12 +137,16 @@ export function createPump(options: PumpOptions): Pump {
   /** The end of the answer is here: journal first, then the last bytes. */
   const complete = async (last: Uint8Array | undefined): Promise<Uint8Array | undefined> => {
     let text = ''
-    for (const event of decoder.end()) {
-      tally.see(event)
-      if (encoder) text += encoder.event(event)
+    try {
+      for (const event of decoder.end()) {
+        tally.see(event)
+        if (encoder) text += encoder.event(event)
+      }
+      const unreported = encoder && tally.unreported()
+      if (unreported) text += encoder.event({ type: 'usage', usage: unreported })
+    } catch (cause) {
+      return fail('upstream-cut', new GatewayError('bad_response_body', { cause }), last)
     }
-    const unreported = encoder && tally.unreported()
-    if (unreported) text += encoder.event({ type: 'usage', usage: unreported })
     isEnded = true
     isCommitted = true
     try {
@@ -246,8 +250,9 @@ export function createPump(options: PumpOptions): Pump {
   const interrupt = async (reason: 'client-gone' | 'shutting-down'): Promise<void> => {
     if (isEnded) return
     exchange.abort(reason)
-    // A step under way meets the abort and ends the call; without one it is ended here.
-    if (!stepping) await fail(reason, asSendError(reason, undefined))
+    // A step under way meets the abort and ends the call; one that still had bytes, or none at all, leaves it to us.
+    await stepping?.catch(() => undefined)
+    if (!isEnded) await fail(reason, asSendError(reason, undefined))
   }
   const abandon = async (): Promise<void> => {
     if (isEnded || isAbandoned) return

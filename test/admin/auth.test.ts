@@ -453,7 +453,7 @@ for (const engine of ENGINES) {
       })
     })
 
-    test('log-ins of one address are limited, with an empty answer and the time to wait', async () => {
+    test('log-ins of one address are limited, with the reason and the time to wait', async () => {
       await withNode({ criticalLimit: { count: 2, windowSec: 1200 } }, async (node) => {
         const attempt = (ip: string) =>
           node.call('POST', '/api/user/login', {
@@ -463,7 +463,7 @@ for (const engine of ENGINES) {
         expect((await attempt('1.1.1.1')).status).toBe(200)
         expect((await attempt('1.1.1.1')).status).toBe(200)
         const refused = await attempt('1.1.1.1')
-        expect(refused).toMatchObject({ status: 429, text: '' })
+        expect(refused).toMatchObject({ status: 429, json: { success: false, code: 'rate_limit_exceeded' } })
         expect(refused.headers.get('retry-after')).toBe('1200')
         expect((await attempt('2.2.2.2')).status).toBe(200)
       })

@@ -47,7 +47,8 @@ for (const engine of ENGINES)
       const folder = await mkdtemp(join(tmpdir(), 'headgate-kill-'))
       const testDb = await engine.freshDb({ isEmpty: true })
       const upstream = await startUpstreamProcess(folder)
-      const node = await createNode({ env: { ...testDb.env, WORKERS: engine.isServer ? '2' : '1' } })
+      const workers = engine.isServer ? 2 : 1
+      const node = await createNode({ env: { ...testDb.env, WORKERS: String(workers) } })
       try {
         node.start()
         await node.ready()
@@ -56,6 +57,15 @@ for (const engine of ENGINES)
         const kills = await killAtRandom(node, random)
         await node.ready()
         await load.stop()
+        // A worker that was killed last may only now be starting again, and returns what its earlier life had parked.
+        const { clusterInstances } = testDb.db.tables
+        await eventually(
+          'every worker is back',
+          async () =>
+            (await testDb.db.$count(clusterInstances, inArray(clusterInstances.state, ['live', 'draining']))) ===
+            workers,
+          { withinMs: 60_000, everyMs: 100 },
+        )
         expect(await node.stop()).toBe(0)
 
         // An answer that was refused is no production; the next channel made it.

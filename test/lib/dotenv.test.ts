@@ -1,6 +1,6 @@
 /** A `.env` file is read as people write it. */
 import { expect, test } from 'bun:test'
-import { parseDotenv } from '../../src/lib/dotenv.ts'
+import { parseDotenv, unreadLines } from '../../src/lib/dotenv.ts'
 
 test('names, quotes, comments, exports and line ends', () => {
   const text = [
@@ -40,4 +40,9 @@ test('a value of several lines in double quotes, and references to the environme
     B: 'first\nsecond',
     C: 'environment-outer-',
   })
+})
+
+test('lines that say nothing are told by their numbers', () => {
+  const text = '# ok\nA=1\nPORT 3902\n\nB="two\nlines"\n=foo\nSYNC_FREQUENCY: 30\nC="unclosed\n'
+  expect(unreadLines(text)).toEqual([3, 7, 8])
 })

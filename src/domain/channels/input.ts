@@ -117,10 +117,15 @@ export const checkInput = (input: ChannelInput): void => {
     if (!Number.isSafeInteger(value)) throw invalid(field, 'not an integer')
     if (field !== 'priority' && value < 0) throw invalid(field, 'negative')
   }
+  const address = input.base_url?.trim() ?? ''
+  if (address !== '' && !isHttpUrl(address)) throw invalid('base_url', 'not an http or https address')
   for (const field of JSON_OBJECTS) readObject(field, input[field])
   checkSetting(readObject('setting', input.setting))
   checkHeaders(readObject('header_override', input.header_override))
 }
+
+/** A model's place in the address of a custom channel is no part of the address yet. */
+const isHttpUrl = (text: string): boolean => /^https?:\/\//i.test(text) && URL.canParse(text.replaceAll('{model}', 'm'))
 
 /** What would make every call of the channel fail is told to the one who writes it. */
 const checkHeaders = (override: Record<string, unknown>): void => {

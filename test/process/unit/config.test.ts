@@ -150,18 +150,30 @@ describe('problems', () => {
 describe('warnings', () => {
   test('what cannot be read falls back to its default, and says so', () => {
     const { config, warnings, problems } = load({
-      PORT: 'http',
+      RELAY_TIMEOUT: '1m',
+      DEBUG: 'yes',
+      NODE_TYPE: 'salve',
+      SQL_DSN: 'u:p@tcp(h:1)/d',
+      SESSION_SECRET: 'a secret that is long enough to say nothing of',
       SYNC_FREQUENCY: '0',
       TLS_INSECURE_SKIP_VERIFY: 'maybe',
       LOG_LEVEL: 'loud',
     })
     expect(problems).toEqual([])
-    expect(config).toMatchObject({ port: 3000, syncFrequencySec: 60, tlsInsecureSkipVerify: false, logLevel: 'info' })
-    expect(warnings.map((text) => text.split(':')[0])).toEqual([
-      'PORT',
-      'TLS_INSECURE_SKIP_VERIFY',
+    expect(config).toMatchObject({
+      relayTimeoutSec: 0,
+      isDebug: false,
+      syncFrequencySec: 60,
+      tlsInsecureSkipVerify: false,
+      logLevel: 'info',
+    })
+    expect(warnings.map((text) => text.split(':')[0]).sort()).toEqual([
+      'DEBUG',
       'LOG_LEVEL',
+      'NODE_TYPE',
+      'RELAY_TIMEOUT',
       'SYNC_FREQUENCY',
+      'TLS_INSECURE_SKIP_VERIFY',
     ])
   })
 
