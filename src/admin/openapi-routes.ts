@@ -3,6 +3,7 @@ import { toOpenAPISchema, unwrapSchema } from '@elysiajs/openapi/openapi'
 import { type AnyElysia, Elysia } from 'elysia'
 
 type Paths = Record<string, Record<string, { requestBody?: { content?: Record<string, unknown> } }>>
+type Json = Readonly<Record<string, unknown>>
 type Schema = Parameters<typeof unwrapSchema>[0]
 
 /**
@@ -26,7 +27,7 @@ function describe(app: AnyElysia, version: string) {
         'Administration of the gateway. Success and refusals are both status 200 with `success`; other statuses say what kind of failure it was. Paths answer with and without a trailing slash.',
     },
     security: [{ bearer: [] }],
-    paths: withBodies(paths as Paths, app),
+    paths: plainSchemas(withBodies(paths as Paths, app)) as Paths,
     components: {
       ...components,
       securitySchemes: {
@@ -39,6 +40,32 @@ function describe(app: AnyElysia, version: string) {
     },
   }
 }
+
+/**
+ * Schemas as readers of OpenAPI 3.1 know them: the framework writes integers also as texts (as a query has them), numbers
+ * of a choice as texts, and the `nullable` of version 3.0.
+ */
+function plainSchemas(node: unknown): unknown {
+  if (Array.isArray(node)) return node.map(plainSchemas)
+  if (typeof node !== 'object' || node === null) return node
+  const { nullable, ...schema } = node as Json
+  const choices = Array.isArray(schema['anyOf']) ? (schema['anyOf'] as Json[]) : []
+  const number = choices.find((choice) => choice['type'] === 'integer' || choice['type'] === 'number')
+  const isNumberTwice =
+    choices.length === 2 && number && choices.some((choice) => NUMBER_TEXTS.has(String(choice['format'])))
+  if (isNumberTwice) return number
+  const plain: Record<string, unknown> = Object.fromEntries(
+    Object.entries(schema).map(([key, value]) => [key, plainSchemas(value)]),
+  )
+  const values: unknown = plain['enum']
+  if (Array.isArray(values) && values.every((value) => typeof value === 'number')) plain['type'] = 'number'
+  if (nullable !== true) return plain
+  return typeof plain['type'] === 'string'
+    ? { ...plain, type: [plain['type'], 'null'] }
+    : { anyOf: [plain, { type: 'null' }] }
+}
+
+const NUMBER_TEXTS = new Set(['integer', 'numeric'])
 
 /**
  * Bodies are read as JSON whatever their type says, by a parser of our own that the generator cannot look into: so their

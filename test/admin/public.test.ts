@@ -201,6 +201,10 @@ describe('what is open to visitors and to holders of an API key', () => {
     const create = document.paths['/api/token'].post
     expect(Object.keys(create.requestBody.content)).toEqual(['application/json'])
     expect(create.requestBody.content['application/json'].schema.properties).toHaveProperty('remain_quota')
+    const text = JSON.stringify(document)
+    for (const foreign of ['"nullable"', '"format":"integer"', '"format":"numeric"'])
+      expect(text).not.toContain(foreign)
+    expect(text).not.toMatch(/"type":"string","enum":\[\d/)
     for (const methods of Object.values(
       document.paths as Record<string, Record<string, { responses?: object; summary?: string }>>,
     )) {

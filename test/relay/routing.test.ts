@@ -349,3 +349,16 @@ async function rootToken(): Promise<string> {
   })
   return ((await reply.json()) as { data: { access_token: string } }).data.access_token
 }
+
+test('the document of the administration API has none of the relay’s routes', async () => {
+  const { paths } = (await (await fetch(`${world.app.url}/api/openapi.json`)).json()) as { paths: object }
+  expect(Object.keys(paths).length).toBeGreaterThan(50)
+  expect(Object.keys(paths).filter((path) => !path.startsWith('/api') && !/billing/.test(path))).toEqual([])
+})
+
+test('a path that is nobody’s is told as such, with a request id', async () => {
+  const reply = await fetch(`${world.app.url}/chat/completions`, { method: 'POST' })
+  expect(reply.status).toBe(404)
+  expect(reply.headers.get('x-oneapi-request-id')).toBeString()
+  expect((await reply.json()) as object).toHaveProperty('error.message')
+})
