@@ -389,18 +389,7 @@ test('a price that was found does not change when the options do', () => {
   expect(prices.charge(find(prices, 'x'), usage({ inputTokens: 100 })).quota).toBe(1000)
 })
 
-test('finding, estimating and charging together stay in the microseconds', () => {
+test('a price is worked out once per state of the options, not once per call', () => {
   const prices = pricesOf()
-  const counts = usage({ ...claudeCall, semantic: 'anthropic' })
-  const once = (): number => {
-    const price = find(prices, 'claude-sonnet-4-5')
-    return prices.estimate(price, { inputTokens: 26000, isStream: true }) + prices.charge(price, counts).quota
-  }
-  const rounds = 20_000
-  for (let round = 0; round < rounds; round++) once()
-  const startedAt = performance.now()
-  for (let round = 0; round < rounds; round++) once()
-  const microseconds = ((performance.now() - startedAt) * 1000) / rounds
-  // A loose bound: a busy machine must not fail the test, a hidden parse per call (tens of µs) must.
-  expect(microseconds).toBeLessThan(25)
+  expect(find(prices, 'claude-sonnet-4-5')).toBe(find(prices, 'claude-sonnet-4-5'))
 })
