@@ -63,6 +63,12 @@ export interface Db {
   ): Promise<void>
   /** `select … for update`, in a transaction. SQLite's transactions lock everything from their start. */
   lock<Q>(query: Q): Q
+  /**
+   * Makes what was committed until now survive a power cut, where a commit alone does not (SQLite). On a server that is
+   * the server's setting.
+   * @returns false: not yet, try again later
+   */
+  sync(): Promise<boolean>
   close(): Promise<void>
 }
 
@@ -141,6 +147,7 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
         await dialect.upsert(builders, table, row, key, set)
       },
       lock: dialect.lock,
+      sync: engine.sync ?? (async () => true),
       raw: (sql, params = [], kind = 'write') => executor.run(sql, params, kind),
       close: engine.close,
     }

@@ -57,6 +57,8 @@ export interface Engine {
   readonly executor: Executor
   /** @throws what `work` threw, or DbError; past the deadline the transaction is over, whatever `work` still does */
   transaction<T>(work: (executor: Executor) => Promise<T>, deadlineMs: number): Promise<T>
+  /** As `Db.sync`. Absent: a commit is as durable as it gets. */
+  readonly sync?: () => Promise<boolean>
   close(): Promise<void>
 }
 

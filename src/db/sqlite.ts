@@ -49,6 +49,13 @@ export function openSqlite({ path, busyTimeoutMs }: SqliteOptions): Engine {
       },
     },
     transaction: (work, deadlineMs) => mutex.run(() => runTransaction(writer, work, deadlineMs)),
+    // A checkpoint that came to the end of the log has synced all of it; one that somebody's read stopped has maybe not.
+    sync: () =>
+      mutex.run(async () => {
+        const [row] = writer.run('pragma wal_checkpoint(passive)', [], 'read').rows
+        const [isBusy, inLog, copied] = (row ?? []).map(Number)
+        return isBusy === 0 && inLog === copied
+      }),
     async close() {
       // What runs still ends first; the writer goes last, as its close folds the write-ahead log into the file.
       await mutex.run(async () => {
@@ -116,6 +123,7 @@ function openConnection(path: string, busyTimeoutMs: number, isReader: boolean):
     if (isReader) database.run('pragma query_only = 1')
     else {
       database.run('pragma journal_mode = wal')
+      // A commit that waits for the disk would stop the whole process for it; who needs that certainty calls `sync`.
       database.run('pragma synchronous = normal')
     }
   } catch (error) {

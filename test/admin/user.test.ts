@@ -309,6 +309,35 @@ for (const engine of ENGINES) {
       )
     })
 
+    test('whoever is deleted takes what is parked along, and every instance is told', async () => {
+      const [soft, hard] = [await newUser(node, root), await newUser(node, root)]
+      const key = async (): Promise<number> =>
+        (await node.ok('POST', '/api/token/', { token: hard.token, body: { name: 'k', unlimited_quota: true } })).id
+      const [first, second] = [await key(), await key()]
+      const told: string[] = []
+      const unsubscribe = node.state.subscribe('quota.changed', (message) => told.push(JSON.parse(message).account))
+      await manage(root, { id: soft.id, action: 'delete' })
+      await node.ok('DELETE', `/api/token/${first}`, { token: hard.token })
+      const { quotaAllotments } = db.tables
+      await db
+        .insert(quotaAllotments)
+        .values([`u:${hard.id}`, `t:${second}`].map((account) => ({ instanceId: 'told', account, amount: 1 })))
+      await node.ok('DELETE', `/api/user/${hard.id}`, { token: root })
+      unsubscribe()
+      // A key that was deleted before goes with its user, too.
+      expect(told).toEqual([`u:${soft.id}`, `t:${first}`, `u:${hard.id}`, `t:${first}`, `t:${second}`])
+      expect(await db.$count(quotaAllotments, eq(quotaAllotments.instanceId, 'told'))).toBe(0)
+    })
+
+    test('a credit past the largest balance says in its row that something is lost', async () => {
+      const user = await newUser(node, root)
+      const add = (value: number) => manage(root, { id: user.id, action: 'add_quota', mode: 'add', value })
+      await add(5)
+      expect((await lastNote(user.id)).other.admin_info.is_balance_saturated).toBeUndefined()
+      await add(Number.MAX_SAFE_INTEGER)
+      expect((await lastNote(user.id)).other.admin_info.is_balance_saturated).toBe(true)
+    })
+
     test('the action delete keeps the row, DELETE removes it with its keys and sessions, logs stay', async () => {
       const soft = await newUser(node, root)
       await manage(root, { id: soft.id, action: 'delete' })

@@ -80,7 +80,7 @@ export async function openApp(engine: TestEngine, { env = {}, log = silentLog }:
       async stop(audit = {}) {
         try {
           await drain()
-          return await expectAudit(testDb.db, testDb.db, { granted: admin.granted, ...audit })
+          return await expectAudit(testDb.db, testDb.db, { granted: admin.granted, dataDirs: [dataDir], ...audit })
         } finally {
           await close()
         }

@@ -289,10 +289,11 @@ export function createApiKeys(deps: ApiKeysDeps) {
           await dropAllotments(tx, { kind: 'api-key', id })
         }
         if (rows.length > 0) await bumpTopic(tx, 'api-keys')
-        return rows.length
+        return rows.map((row) => row.id)
       })
-      if (removed > 0) await topics.changed('api-keys')
-      return removed
+      if (removed.length > 0) await topics.changed('api-keys')
+      for (const id of removed) await quotaChanged(bus, { kind: 'api-key', id })
+      return removed.length
     },
 
     /** Groups that a key of group `auto` may list. */

@@ -219,7 +219,8 @@ export function createRedemptions(deps: RedemptionsDeps) {
             .set({ status: CODE_STATUS.used, redeemedTime: nowSec(), usedUserId: userId })
             .where(and(eq(redemptions.id, row.id), eq(redemptions.status, CODE_STATUS.unused))),
         )
-        if (used !== 1 || !(await creditBalance(tx, account, amount))) throw new GatewayError('redemption_failed')
+        const credited = used === 1 && (await creditBalance(tx, account, amount))
+        if (!credited) throw new GatewayError('redemption_failed')
         await creditLog(
           tx,
           {
@@ -231,7 +232,10 @@ export function createRedemptions(deps: RedemptionsDeps) {
             isStream: false,
             ip: trail.ip,
             requestId: trail.requestId,
-            other: JSON.stringify({ op: { action: 'redemption.redeem', params: { id: row.id, quota: amount } } }),
+            other: JSON.stringify({
+              op: { action: 'redemption.redeem', params: { id: row.id, quota: amount } },
+              ...(credited === 'saturated' && { admin_info: { is_balance_saturated: true } }),
+            }),
           },
           isLogSeparate,
         )

@@ -3,7 +3,7 @@ import { and, eq, isNull, or } from 'drizzle-orm'
 import { bumpTopic, type Db, DbError } from '../../db/index.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
-import type { Topics } from '../../state/index.ts'
+import type { State, Topics } from '../../state/index.ts'
 import { readBalances } from '../billing/index.ts'
 import { type Actor, ROLE } from './actor.ts'
 import type { Issued, Sessions } from './sessions.ts'
@@ -24,6 +24,7 @@ import { guardName, softDelete } from './user-writes.ts'
 export interface SelfDeps {
   readonly db: Db
   readonly topics: Topics
+  readonly bus: State
   readonly clock: Clock
   readonly sessions: Sessions
 }

@@ -3,8 +3,8 @@ import { eq } from 'drizzle-orm'
 import { bumpTopic, type Db, DbError } from '../../db/index.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
-import type { Topics } from '../../state/index.ts'
-import { dropAllotments } from '../billing/index.ts'
+import type { State, Topics } from '../../state/index.ts'
+import { dropAllotments, quotaChanged } from '../billing/index.ts'
 import { USER_STATUS } from './actor.ts'
 import { endSessions, randomText } from './user-rules.ts'
 import { defaultSidebar } from './user-setting.ts'
@@ -96,11 +96,11 @@ export async function guardName<T>(
 
 /** Marks a user deleted; name and codes stay taken, what is parked of the wallet is dropped. */
 export async function softDelete(
-  deps: { readonly db: Db; readonly topics: Topics; readonly clock: Clock },
+  deps: { readonly db: Db; readonly topics: Topics; readonly bus: State; readonly clock: Clock },
   id: number,
   check: (tx: Db) => Promise<void>,
 ): Promise<void> {
-  const { db, topics, clock } = deps
+  const { db, topics, bus, clock } = deps
   await db.transaction(async (tx) => {
     await check(tx)
     const { users } = tx.tables
@@ -113,4 +113,5 @@ export async function softDelete(
     await bumpTopic(tx, 'users')
   })
   await topics.changed('users')
+  await quotaChanged(bus, { kind: 'user', id })
 }

@@ -127,7 +127,9 @@ export function createUsers(deps: UsersDeps) {
     const account = { kind: 'user', id: edit.id } as const
     await db.transaction(async (tx) => {
       const user = await lockManageable(tx, actor, edit.id)
-      await (isOverride ? setBalance(tx, account, value) : creditBalance(tx, account, mode === 'add' ? value : -value))
+      const done = isOverride
+        ? await setBalance(tx, account, value)
+        : await creditBalance(tx, account, mode === 'add' ? value : -value)
       const params = { id: user.id, username: user.username, mode, value }
       await creditLog(
         tx,
@@ -147,6 +149,7 @@ export function createUsers(deps: UsersDeps) {
               admin_username: actor.username,
               admin_role: actor.role,
               auth_method: actor.authMethod,
+              ...(done === 'saturated' && { is_balance_saturated: true }),
             },
           }),
         },
@@ -304,27 +307,28 @@ export function createUsers(deps: UsersDeps) {
 
     /** Removes the user and all that only the user had; logs and payments stay. @throws GatewayError user_…, root_protected */
     async remove(actor: Actor, id: number): Promise<void> {
-      await db.transaction(async (tx) => {
+      const keyIds = await db.transaction(async (tx) => {
         const user = await lockUser(tx, id)
         if ((user.role ?? 0) >= actor.role)
           throw new GatewayError((user.role ?? 0) >= ROLE.root ? 'root_protected' : 'user_not_manageable')
         const { users, tokens, userSessions, authFlows } = tx.tables
+        // All accounts are locked before any of their allotments, as everywhere else.
+        const keys = await tx.lock(
+          tx.select({ id: tokens.id }).from(tokens).where(eq(tokens.userId, id)).orderBy(tokens.id),
+        )
+        const ids = keys.map((key) => key.id)
+        for (const keyId of ids) await dropAllotments(tx, { kind: 'api-key', id: keyId })
         await dropAllotments(tx, { kind: 'user', id })
-        const keys = await tx.select({ id: tokens.id }).from(tokens).where(eq(tokens.userId, id)).orderBy(tokens.id)
-        for (const key of keys) await dropAllotments(tx, { kind: 'api-key', id: key.id })
-        if (keys.length > 0)
-          await tx.delete(tokens).where(
-            inArray(
-              tokens.id,
-              keys.map((key) => key.id),
-            ),
-          )
+        if (ids.length > 0) await tx.delete(tokens).where(inArray(tokens.id, ids))
         await tx.delete(userSessions).where(eq(userSessions.userId, id))
         await tx.delete(authFlows).where(eq(authFlows.userId, id))
         await tx.delete(users).where(eq(users.id, id))
         await bumpTopic(tx, 'users')
+        return ids
       })
       await topics.changed('users')
+      await quotaChanged(bus, { kind: 'user', id })
+      for (const keyId of keyIds) await quotaChanged(bus, { kind: 'api-key', id: keyId })
     },
   }
 }

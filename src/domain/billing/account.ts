@@ -16,6 +16,8 @@ export interface Waiter {
   /** An extension: waits also while the database is away. */
   readonly isPatient: boolean
   isDone: boolean
+  /** instance id → number of its recall, as far as it has asked */
+  recalls: ReadonlyMap<string, number>
   grant(): void
   refuse(error: unknown): void
 }
@@ -46,6 +48,8 @@ export interface Account {
   touchedAtMs: number
   /** number of the latest recall answered or being answered */
   answered: number
+  /** number of the recall that is being answered; 0: none */
+  answering: number
   readonly waiters: Waiter[]
   isServed: boolean
   /** acquire, return, resync: one at a time */
@@ -73,6 +77,7 @@ export function createAccount(key: AccountKey, nowMs: number): Account | undefin
       proof: undefined,
       touchedAtMs: nowMs,
       answered: 0,
+      answering: 0,
       waiters: [],
       isServed: false,
       operation: undefined,

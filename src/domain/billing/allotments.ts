@@ -10,7 +10,7 @@ import { type Db, DbError } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
 import { WORKING_STATES } from '../cluster/index.ts'
 import { type AccountKey, compareAccounts, KINDS, type Kind, parseAccount } from './kinds.ts'
-import { clampQuota, quotaOf } from './quota.ts'
+import { clampQuota, MAX_QUOTA, quotaOf } from './quota.ts'
 
 /** The row was not as expected: somebody else wrote it, or a commit arrived late. Nothing was changed; resync. */
 export class VersionMismatch extends Error {}
@@ -67,7 +67,13 @@ export type Allotments = ReturnType<typeof createAllotments>
 /** Accounts per transaction when many are moved together. */
 export const CHUNK = 100
 
-export function createAllotments({ db, clock }: { readonly db: Db; readonly clock: Clock }) {
+export function createAllotments(deps: {
+  readonly db: Db
+  readonly clock: Clock
+  /** A balance is at its limit: what is beyond it is lost. May be told again when a transaction is repeated. */
+  readonly onSaturated?: (account: AccountKey) => void
+}) {
+  const { db, clock, onSaturated = () => {} } = deps
   const { quotaAllotments: rows, ledgerApplied, clusterInstances } = db.tables
 
   const ofInstance = (instanceId: string, accounts: readonly AccountKey[]): SQL | undefined =>
@@ -160,6 +166,7 @@ export function createAllotments({ db, clock }: { readonly db: Db; readonly cloc
       const { others, ended, returned } = await othersOf(tx, instanceId, account)
       if (returned > 0) {
         balance = clampQuota(balance + returned)
+        if (balance >= MAX_QUOTA) onSaturated(account)
         await tx
           .update(table)
           .set({ [kind.field]: balance })
@@ -224,7 +231,7 @@ export function createAllotments({ db, clock }: { readonly db: Db; readonly cloc
       return row !== undefined && row.version === item.version && quotaOf(row.amount) >= item.amount
     })
     const moved = good.filter((item) => item.amount > 0)
-    await addToBalances(tx, balances, new Map(moved.map((item) => [item.account, item.amount])))
+    await addToBalances(tx, balances, new Map(moved.map((item) => [item.account, item.amount])), onSaturated)
     const dropped = good.filter((item) => {
       const row = found.get(item.account)!
       return item.isDrop && row.amount === 0 && row.recalled === row.answered
@@ -351,7 +358,8 @@ export function createAllotments({ db, clock }: { readonly db: Db; readonly cloc
                   .where(isThese)
                   .orderBy(asc(rows.account)),
               )
-              await addToBalances(tx, balances, new Map(parts.map((row) => [row.account, quotaOf(row.amount)])))
+              const amounts = new Map(parts.map((row) => [row.account, quotaOf(row.amount)]))
+              await addToBalances(tx, balances, amounts, onSaturated)
               await tx.delete(rows).where(isThese)
               return parts.reduce((sum, row) => clampQuota(sum + quotaOf(row.amount)), 0)
             })),
@@ -418,12 +426,17 @@ async function addToBalances(
   tx: Db,
   balances: ReadonlyMap<AccountKey, number>,
   amounts: ReadonlyMap<AccountKey, number>,
+  onSaturated: (account: AccountKey) => void,
 ): Promise<void> {
   for (const kind of KINDS) {
     const entries = [...amounts]
       .filter(([account, amount]) => amount !== 0 && balances.has(account) && parseAccount(account)?.kind === kind)
       .sort(([a], [b]) => compareAccounts(a, b))
-      .map(([account, amount]) => [parseAccount(account)!.id, clampQuota(balances.get(account)! + amount)] as const)
+      .map(([account, amount]) => {
+        const sum = clampQuota(balances.get(account)! + amount)
+        if (sum >= MAX_QUOTA) onSaturated(account)
+        return [parseAccount(account)!.id, sum] as const
+      })
     if (entries.length === 0) continue
     const id = kind.id(tx.tables)
     await tx

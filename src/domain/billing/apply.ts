@@ -40,10 +40,15 @@ export type Applied =
       readonly charged: ReadonlyMap<AccountKey, number>
       /** Rows of quota_data were gone: what is remembered of them is stale. */
       readonly isUsageStale: boolean
+      /** accounts whose balance or counter went beyond what is exact and stays at the largest such number */
+      readonly saturated: readonly AccountKey[]
     }
   /** The database is elsewhere; nothing was applied. */
   | { readonly kind: 'elsewhere'; readonly at: Mark }
 
+/** A transaction that takes longer is given up, ms: its batch was too large for this database. */
+export const APPLY_DEADLINE_MS = 5_000
+const DEADLINE = { deadlineMs: APPLY_DEADLINE_MS } as const
 const STATEMENT_ROWS = 100
 
 /** @param entries at most so many per statement, so that a `case` stays short */
@@ -102,12 +107,12 @@ export function applyMain(
     if (!fits(at, batch.from)) return { kind: 'elsewhere', at }
     await advance(tx, clock, batch, 'main', at.isThere)
     const sums = sumUp(batch.charges)
-    const paid = await pay(tx, clock, batch.instanceId, sums)
+    const { paid, saturated } = await pay(tx, clock, batch.instanceId, sums)
     const isUsageStale = await raiseUsage(tx, usage)
     await raiseChannels(tx, sums.channels)
     if (refusal) await quarantine(tx, clock, 'main', refusal)
-    return { kind: 'applied', paid, charged: sums.accounts, isUsageStale }
-  })
+    return { kind: 'applied', paid, charged: sums.accounts, isUsageStale, saturated }
+  }, DEADLINE)
 }
 
 /** The log rows of a batch. @param clean applied to their texts. @throws DbError; `content` when a text was refused */
@@ -127,8 +132,18 @@ export function applyLog(
       : batch.charges.filter((charge) => charge.isLogged !== false).map((charge) => logRowOf(charge, clean))
     if (rows.length > 0) await tx.insert(tx.tables.logs).values(rows)
     if (refusal) await quarantine(tx, clock, 'log', refusal)
-    return { kind: 'applied', paid: new Map(), charged: new Map(), isUsageStale: false }
-  })
+    return { kind: 'applied', paid: new Map(), charged: new Map(), isUsageStale: false, saturated: [] }
+  }, DEADLINE)
+}
+
+/** @returns where the database is with an instance's charges */
+export async function readMark(db: Db, instanceId: string, part: Part): Promise<Mark> {
+  const { ledgerApplied } = db.tables
+  const [row] = await db
+    .select({ seq: ledgerApplied.seq, last: ledgerApplied.last })
+    .from(ledgerApplied)
+    .where(and(eq(ledgerApplied.instanceId, instanceId), eq(ledgerApplied.part, part)))
+  return row ?? { seq: 0, last: '' }
 }
 
 /** Says that the database is where we know it to be, after it has forgotten (a new log database). */
@@ -177,7 +192,7 @@ function sumUp(charges: readonly Charge[]): Sums {
 }
 
 /** Each account pays from its allotment row what is there, the rest from its balance. Deleted ones are skipped. */
-async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums): Promise<ReadonlyMap<AccountKey, number>> {
+async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums) {
   const { users, tokens, quotaAllotments: rows } = tx.tables
   const payers = [...sums.accounts.keys()].sort(compareAccounts)
   const idsOf = (letter: string, counted: Iterable<number>): number[] => [
@@ -231,10 +246,18 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums): Promis
   }
   const isCharged = new Set(charged)
   const below: AccountKey[] = []
+  const saturated = new Set<AccountKey>()
+  const plus = (account: AccountKey, before: number | null, more: number | undefined): number | undefined => {
+    if (!more) return undefined
+    const sum = clampQuota(quotaOf(before) + more)
+    if (sum >= MAX_QUOTA) saturated.add(account)
+    return sum
+  }
   for (const account of charged) {
     const rest = (sums.accounts.get(account) ?? 0) - (paid.get(account) ?? 0)
     if (rest <= 0) continue
     const after = clampQuota(balances.get(account)! - rest)
+    if (Math.abs(after) >= MAX_QUOTA) saturated.add(account)
     balances.set(account, after)
     if (after < 0) below.push(account)
   }
@@ -246,9 +269,11 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums): Promis
       quota: patch(users.id, users.quota, some, ({ id }) =>
         onlyIf(changed.has(userAccount(id)), balances.get(userAccount(id))),
       ),
-      usedQuota: patch(users.id, users.usedQuota, some, ({ id, used }) => plus(used, sums.users.get(id)?.used)),
+      usedQuota: patch(users.id, users.usedQuota, some, ({ id, used }) =>
+        plus(userAccount(id), used, sums.users.get(id)?.used),
+      ),
       requestCount: patch(users.id, users.requestCount, some, ({ id, requests }) =>
-        plus(requests, sums.users.get(id)?.requests),
+        plus(userAccount(id), requests, sums.users.get(id)?.requests),
       ),
     }
     if (isSomething(set))
@@ -272,7 +297,9 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums): Promis
       remainQuota: patch(tokens.id, tokens.remainQuota, some, ({ id }) =>
         onlyIf(changed.has(apiKeyAccount(id)), balances.get(apiKeyAccount(id))),
       ),
-      usedQuota: patch(tokens.id, tokens.usedQuota, some, ({ id, used }) => plus(used, sums.apiKeys.get(id)?.used)),
+      usedQuota: patch(tokens.id, tokens.usedQuota, some, ({ id, used }) =>
+        plus(apiKeyAccount(id), used, sums.apiKeys.get(id)?.used),
+      ),
       accessedTime: patch(tokens.id, tokens.accessedTime, some, ({ id, accessedTime }) => {
         const time = sums.apiKeys.get(id)?.accessedSec ?? 0
         return onlyIf(time > (accessedTime ?? 0), time)
@@ -307,7 +334,7 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums): Promis
         ),
   )
   for (const account of below) await recallAll(tx, account)
-  return paid
+  return { paid, saturated: [...saturated] }
 }
 
 /** All parts of accounts, of every instance: under the accounts' locks nobody else changes them. */
@@ -336,8 +363,6 @@ const raised = (column: MySqlColumn, id: MySqlColumn, entries: Entries): SQL => 
 }
 
 const onlyIf = (is: boolean, value: number | undefined): number | undefined => (is ? value : undefined)
-const plus = (before: number | null, more: number | undefined): number | undefined =>
-  more ? clampQuota(quotaOf(before) + more) : undefined
 
 /** A column of many rows: what `of` gives becomes its value, the others stay. @returns undefined when all stay */
 function patch<T extends { readonly id: number }>(

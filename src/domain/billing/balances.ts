@@ -7,7 +7,7 @@ import { alias } from 'drizzle-orm/mysql-core'
 import type { Db } from '../../db/index.ts'
 import type { State } from '../../state/index.ts'
 import { type AccountRef, accountKey, type KindName, kindOf } from './kinds.ts'
-import { clampQuota, quotaOf } from './quota.ts'
+import { clampQuota, MAX_QUOTA, quotaOf } from './quota.ts'
 
 /** Topic of the bus: this account's money changed other than by calls. A hint; may be lost, late or doubled. */
 export const QUOTA_CHANGED = 'quota.changed'
@@ -22,13 +22,19 @@ export const quotaChanged = (bus: State, account: AccountRef): Promise<void> =>
 /**
  * Adds to a balance (or subtracts, with a negative amount). Relative: it never undoes spending.
  * @param amount quota units, an integer
- * @returns false when the account is gone; nothing was changed then
+ * @returns false when the account is gone; nothing was changed then. `saturated` when the balance is at its limit and
+ * what is beyond it is lost: say so in the log row
  */
-export async function creditBalance(tx: Db, account: AccountRef, amount: number): Promise<boolean> {
+export async function creditBalance(
+  tx: Db,
+  account: AccountRef,
+  amount: number,
+): Promise<false | 'credited' | 'saturated'> {
   const row = await lockBalance(tx, account)
   if (!row) return false
-  await writeBalance(tx, account, clampQuota(row.balance + clampQuota(amount)), await sumAllotments(tx, account))
-  return true
+  const balance = clampQuota(row.balance + clampQuota(amount))
+  await writeBalance(tx, account, balance, await sumAllotments(tx, account))
+  return Math.abs(balance) >= MAX_QUOTA ? 'saturated' : 'credited'
 }
 
 /**
@@ -76,16 +82,21 @@ export type CreditLogRow = Omit<Db['tables']['logs']['$inferInsert'], 'id'>
 /**
  * Writes the log row of a credit in the transaction of the credit. With a log database of its own it is queued, and
  * `deliverCreditLogs` brings it there once.
+ * @param row.other a JSON object as text, or empty
  * @param isLogSeparate whether log rows live in another database than `tx`
  */
 export async function creditLog(tx: Db, row: CreditLogRow, isLogSeparate = false): Promise<void> {
   const full = { ...row, requestId: row.requestId || crypto.randomUUID() }
   const { logs, ledgerLogQueue } = tx.tables
-  if (!isLogSeparate) await tx.insert(logs).values(full)
-  else
-    await tx
-      .insert(ledgerLogQueue)
-      .values({ requestId: full.requestId, row: JSON.stringify(full), createdAtMs: Date.now() })
+  if (!isLogSeparate) {
+    await tx.insert(logs).values(full)
+    return
+  }
+  // One request may write several rows, so the id that tells whether a row has arrived is its own.
+  const creditId = crypto.randomUUID()
+  const details = row.other ? (JSON.parse(row.other) as Readonly<Record<string, unknown>>) : {}
+  const queued = { ...full, other: JSON.stringify({ ...details, credit_id: creditId }) }
+  await tx.insert(ledgerLogQueue).values({ requestId: creditId, row: JSON.stringify(queued), createdAtMs: Date.now() })
 }
 
 /** Locks the row of an account: the mutex of its balance and of all its allotments. Deleted users keep theirs. */

@@ -124,9 +124,38 @@ function jsonOf(other: CallRecord['other']): string {
 }
 
 /** @throws SyntaxError when the text is no charge */
-export const decodeCharge = ({ body, other, memo }: Entry): Charge =>
+export function decodeCharge({ body, other, memo }: Entry): Charge {
   // Only `encodeCharge` makes memos.
-  (memo as Charge | undefined) ?? { ...(JSON.parse(body) as Charge), other }
+  if (memo) return memo as Charge
+  const charge: unknown = JSON.parse(body)
+  if (!isCharge(charge)) throw new SyntaxError('not a charge')
+  return { ...charge, other }
+}
+
+const TEXTS = ['requestId', 'username', 'apiKeyName', 'modelName', 'group', 'ip', 'content', 'node'] as const
+const COUNTS = [
+  'type',
+  'createdAtSec',
+  'userId',
+  'apiKeyId',
+  'channelId',
+  'promptTokens',
+  'completionTokens',
+  'useTimeSec',
+  'quota',
+] as const
+
+/** What a flush relies on: one charge of another shape must not stop those behind it. */
+function isCharge(value: unknown): value is Omit<Charge, 'other'> {
+  if (typeof value !== 'object' || value === null) return false
+  const charge = value as Readonly<Record<string, unknown>>
+  return (
+    TEXTS.every((name) => typeof charge[name] === 'string') &&
+    COUNTS.every((name) => Number.isSafeInteger(charge[name]) && (charge[name] as number) >= 0) &&
+    Array.isArray(charge['accounts']) &&
+    charge['accounts'].every((account) => typeof account === 'string' && /^[a-z]+:\d{1,15}$/.test(account))
+  )
+}
 
 /** @param clean applied to every text, for databases whose character set does not hold all of it */
 export function logRowOf(charge: Charge, clean: (text: string) => string = (text) => text): LogRow {

@@ -6,7 +6,16 @@ import { type Db, DbError } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import { createMutex } from '../../lib/mutex.ts'
-import { type Applied, applyLog, applyMain, type Batch, type Refusal, restoreMark } from './apply.ts'
+import {
+  APPLY_DEADLINE_MS,
+  type Applied,
+  applyLog,
+  applyMain,
+  type Batch,
+  type Refusal,
+  readMark,
+  restoreMark,
+} from './apply.ts'
 import { asciiText, basicPlaneText, type Charge, decodeCharge } from './charge.ts'
 import type { AccountKey } from './kinds.ts'
 import type { JournalledEntry, Mark, Outbox, Part, Tenure } from './outbox.ts'
@@ -66,6 +75,8 @@ export function createFlush(deps: {
   const usageRows = createUsageRows({ db })
   /** Index into CLEANERS: a database that once refused a text keeps its level. */
   const level: Record<Part, number> = { main: 0, log: 0 }
+  /** Charges per batch: halved when a database takes too long for so many, and slowly more again. */
+  const size: Record<Part, number> = { main: BATCH_CHARGES, log: BATCH_CHARGES }
   let quarantined = 0
 
   const applyOnce = async (part: Part, batch: Batch, at: number, refusal?: Refusal): Promise<Applied> => {
@@ -87,9 +98,11 @@ export function createFlush(deps: {
   ): Promise<boolean> => {
     const run = async (): Promise<boolean> => {
       let answer: Applied
+      const startMs = clock.monotonic()
       try {
         answer = await applyOnce(part, batch, at, refusal)
       } catch (error) {
+        if (clock.monotonic() - startMs >= APPLY_DEADLINE_MS) size[part] = Math.max(1, batch.charges.length >> 1)
         if (part === 'main' && error instanceof DbError && error.kind === 'unknown-outcome')
           events.unknown(
             batch.instanceId,
@@ -99,7 +112,10 @@ export function createFlush(deps: {
       }
       if (answer.kind === 'applied') {
         if (part === 'main') events.applied(batch.instanceId, answer.charged, answer.paid)
-        noteMark(part, outbox, batch.instanceId, batch.to)
+        for (const account of answer.saturated)
+          log.error('a balance or a counter is at its limit: what is beyond it is lost', { account })
+        outbox.mark(batch.instanceId, part, batch.to)
+        size[part] = Math.min(BATCH_CHARGES, size[part] + Math.ceil(size[part] / 4))
         return true
       }
       await reconcile(part, outbox, batch.instanceId, answer.at)
@@ -108,29 +124,22 @@ export function createFlush(deps: {
     return part === 'main' ? transactions.run(run) : run()
   }
 
-  const noteMark = (part: Part, outbox: Outbox, instanceId: string, mark: Mark): void => {
-    try {
-      outbox.mark(instanceId, part, mark)
-    } catch (error) {
-      // The database knows it as well; after a restart it says so.
-      log.error('the outbox could not note what was flushed', { outbox: outbox.path, error })
-    }
-  }
-
   const misfits = new Set<string>()
   /** The database is not where the outbox left it: finds out why, and goes on from there or not at all. */
   const reconcile = async (part: Part, outbox: Outbox, instanceId: string, at: Mark): Promise<void> => {
     const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
     if (!tenure) return
     const mark = tenure[part]
+    if (at.seq === mark.seq && at.last === mark.last) return
     const last = outbox.lastSeq(instanceId)
     if (at.seq > mark.seq && at.seq <= last) {
       const applied = outbox.read(instanceId, mark.seq, at.seq - mark.seq)
       const final = applied.at(-1)
-      if (final?.seq === at.seq && decode(final).requestId === at.last) {
+      const charges = applied.map((entry) => decode(instanceId, entry).charge)
+      if (final?.seq === at.seq && charges.at(-1)?.requestId === at.last) {
         // Our own commit, whose answer never came.
-        if (part === 'main') events.appliedUnseen(instanceId, sumAccounts(applied.map(decode)))
-        return noteMark(part, outbox, instanceId, at)
+        if (part === 'main') events.appliedUnseen(instanceId, sumAccounts(charges))
+        return outbox.mark(instanceId, part, at)
       }
     }
     if (at.seq > last && tenure !== outbox.current()) {
@@ -141,7 +150,7 @@ export function createFlush(deps: {
         last,
         at,
       })
-      return noteMark(part, outbox, instanceId, { seq: last, last: '' })
+      return outbox.mark(instanceId, part, { seq: last, last: '' })
     }
     if (part === 'log' && at.seq < mark.seq) {
       log.error('the log database has lost log rows, or is a new one: going on from here', { instanceId, mark, at })
@@ -155,9 +164,8 @@ export function createFlush(deps: {
     if (!tenure) return
     outbox.commit()
     const reason = `the ${part} database does not fit`
+    // What is charged already is still logged; log rows that a log database does not take leave the money alone.
     const count = outbox.setAside(instanceId, part, tenure[part].seq, reason, clock.now())
-    // What is not charged is not logged either; log rows that a log database does not take leave the money alone.
-    if (part === 'main') outbox.setAside(instanceId, 'log', tenure.log.seq, reason, clock.now())
     log.error('the database does not fit the outbox: its charges were set aside', {
       outbox: outbox.path,
       instanceId,
@@ -205,13 +213,43 @@ export function createFlush(deps: {
     }
   }
 
+  /** A charge that nobody can read costs nothing; it stands alone, in quarantine and as a row of the log that says so. */
+  const applyUnreadable = async (part: Part, outbox: Outbox, batch: Batch, error: string): Promise<void> => {
+    const [charge] = batch.charges
+    if (part === 'log' || !charge) return void (await applyBatch(part, outbox, batch, 2))
+    if (!(await applyBatch(part, outbox, batch, 2, { charge, error }))) return
+    quarantined++
+    log.error('a charge of the outbox cannot be read and is in quarantine', {
+      outbox: outbox.path,
+      requestId: charge.requestId,
+      error,
+    })
+  }
+
+  const looked: Record<Part, Set<string>> = { main: new Set(), log: new Set() }
+  /** Is the database where an earlier life left it? Asked once, also when nothing waits: else nobody would hear of a loss. */
+  const lookOnce = async (part: Part, outbox: Outbox, instanceId: string): Promise<void> => {
+    const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
+    if (!tenure || looked[part].has(instanceId)) return
+    // What was set aside has no charge that could be compared.
+    if (tenure !== outbox.current() && tenure[part].last !== '') {
+      const at = await readMark(part === 'main' ? db : logDb, instanceId, part)
+      const isThere = at.seq === tenure[part].seq && at.last === tenure[part].last
+      if (!isThere) await reconcile(part, outbox, instanceId, at)
+    }
+    looked[part].add(instanceId)
+  }
+
   const flushTenure = async (part: Part, outbox: Outbox, instanceId: string): Promise<void> => {
+    await lookOnce(part, outbox, instanceId)
     for (;;) {
       const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
-      const batch = tenure && nextBatch(part, outbox, tenure)
-      if (!batch) return
-      await applyRange(part, outbox, batch)
+      if (!tenure) return
+      const next = misfits.has(instanceId) ? undefined : nextBatch(part, outbox, tenure, size[part])
+      if (next?.unreadable !== undefined) await applyUnreadable(part, outbox, next.batch, next.unreadable)
+      else if (next) await applyRange(part, outbox, next.batch)
       if (misfits.has(instanceId)) await setMisfitAside(outbox, part, instanceId)
+      else if (!next) return
     }
   }
 
@@ -230,16 +268,24 @@ export function createFlush(deps: {
     const pass = (only?: Outbox): Promise<boolean> =>
       passes.run(async () => {
         lastStartMs = clock.monotonic()
-        try {
-          for (const outbox of only ? [only] : outboxes())
-            for (const tenure of outbox.tenures()) await flushTenure(part, outbox, tenure.instanceId)
-          if (failures > 0) log.info('flushing again', { part })
+        let failed = 0
+        for (const outbox of only ? [only] : outboxes())
+          for (const { instanceId } of outbox.tenures()) {
+            try {
+              await flushTenure(part, outbox, instanceId)
+            } catch (error) {
+              // One tenure that cannot be flushed keeps none of the others back.
+              const kind = error instanceof DbError ? error.kind : 'other'
+              // An unknown outcome is found out by the next look, soon.
+              if (kind === 'unknown-outcome') soon(GATHER_MS)
+              else if (failed++ === 0 && (failures === 0 || kind === 'other'))
+                log.error('a flush failed; it is tried again', { part, outbox: outbox.path, instanceId, error })
+            }
+          }
+        if (failed > 0) failures++
+        else if (failures > 0) {
+          log.info('flushing again', { part })
           failures = 0
-        } catch (error) {
-          const kind = error instanceof DbError ? error.kind : 'other'
-          // An unknown outcome is found out by the next look, soon.
-          if (kind === 'unknown-outcome') soon(GATHER_MS)
-          else if (failures++ === 0 || kind === 'other') log.error('a flush failed; it is tried again', { part, error })
         }
         if (part === 'main' && !outboxes().every((outbox) => isDone('log', outbox))) parts.log.kick()
         return (only ? [only] : outboxes()).every((outbox) => isDone(part, outbox))
@@ -290,16 +336,14 @@ export function createFlush(deps: {
   }
 }
 
-/** A charge that cannot be read any more costs nothing and leaves a row that says so. */
-function decode(entry: JournalledEntry): Charge {
+/** @returns for a charge that cannot be read one that costs nothing, and the reason */
+function decode(instanceId: string, entry: JournalledEntry): { readonly charge: Charge; readonly unreadable?: string } {
   try {
-    return decodeCharge(entry)
-  } catch {
-    return {
-      ...UNREADABLE_CHARGE,
-      requestId: `unreadable-${entry.seq}`,
-      other: JSON.stringify({ unreadable: entry.body }),
-    }
+    return { charge: decodeCharge(entry) }
+  } catch (error) {
+    const requestId = `unreadable-${instanceId}-${entry.seq}`.slice(0, 64)
+    const other = JSON.stringify({ unreadable: entry.body.slice(0, 60_000) })
+    return { charge: { ...UNREADABLE_CHARGE, requestId, other }, unreadable: String(error) }
   }
 }
 
@@ -329,18 +373,29 @@ const UNREADABLE_CHARGE = {
 const endOf = (part: Part, outbox: Outbox, tenure: Tenure): number =>
   part === 'main' ? outbox.lastSeq(tenure.instanceId) : tenure.main.seq
 
-function nextBatch(part: Part, outbox: Outbox, tenure: Tenure): Batch | undefined {
-  const limit = Math.min(BATCH_CHARGES, endOf(part, outbox, tenure) - tenure[part].seq)
-  if (limit <= 0) return undefined
-  const charges = outbox.read(tenure.instanceId, tenure[part].seq, limit, BATCH_CHARS).map(decode)
-  const last = charges.at(-1)
-  if (!last) return undefined
-  return {
-    instanceId: tenure.instanceId,
-    from: tenure[part],
-    to: { seq: tenure[part].seq + charges.length, last: last.requestId },
-    charges,
+/** @returns the next charges that are readable, or one that is not, alone; undefined: nothing is left */
+function nextBatch(
+  part: Part,
+  outbox: Outbox,
+  tenure: Tenure,
+  size: number,
+): { readonly batch: Batch; readonly unreadable?: string } | undefined {
+  const { instanceId } = tenure
+  const from = tenure[part]
+  const end = endOf(part, outbox, tenure)
+  if (end <= from.seq) return undefined
+  const entries = outbox.read(instanceId, from.seq, Math.min(size, end - from.seq), BATCH_CHARS)
+  if (entries.length === 0) {
+    // The rest was set aside.
+    outbox.mark(instanceId, part, { seq: end, last: '' })
+    return undefined
   }
+  const decoded = entries.map((entry) => decode(instanceId, entry))
+  const bad = decoded.findIndex(({ unreadable }) => unreadable !== undefined)
+  const charges = (bad < 0 ? decoded : decoded.slice(0, Math.max(1, bad))).map(({ charge }) => charge)
+  const to = { seq: from.seq + charges.length, last: charges.at(-1)!.requestId }
+  const batch = { instanceId, from, to, charges }
+  return bad === 0 ? { batch, unreadable: decoded[0]!.unreadable! } : { batch }
 }
 
 function sumAccounts(charges: readonly Charge[]): Map<AccountKey, number> {

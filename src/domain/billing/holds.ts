@@ -44,7 +44,7 @@ export function createHolds(deps: {
   const reserve = async (
     keys: readonly AccountKey[],
     amount: number,
-    how: { signal?: AbortSignal; isPatient?: boolean },
+    how: { signal?: AbortSignal; isPatient?: boolean; untilMs?: number },
   ) => {
     const done: AccountKey[] = []
     try {
@@ -71,19 +71,21 @@ export function createHolds(deps: {
     return true
   }
 
+  /** @returns why not, or undefined when it is set aside */
   const reservePatiently = async (
     keys: readonly AccountKey[],
     amount: number,
     isOver: () => boolean,
-  ): Promise<boolean> => {
+  ): Promise<GatewayError | undefined> => {
     const untilMs = clock.monotonic() + EXTEND_PATIENCE_MS
     for (;;) {
       try {
-        await reserve(keys, amount, { isPatient: true })
-        return true
+        await reserve(keys, amount, { isPatient: true, untilMs })
+        return undefined
       } catch (error) {
-        const isAway = error instanceof GatewayError && error.code === 'dependency_unavailable'
-        if (!isAway || isOver() || clock.monotonic() + EXTEND_RETRY_MS >= untilMs) return false
+        if (!(error instanceof GatewayError)) return new GatewayError('dependency_unavailable', { cause: error })
+        const isAway = error.code === 'dependency_unavailable'
+        if (!isAway || isOver() || clock.monotonic() + EXTEND_RETRY_MS >= untilMs) return error
         await Bun.sleep(EXTEND_RETRY_MS)
       }
     }
@@ -93,6 +95,7 @@ export function createHolds(deps: {
     let amount = first
     let extensions = 0
     let isEnded = false
+    let refusal: GatewayError | undefined
     open++
     const end = (): boolean => {
       if (isEnded) return false
@@ -107,10 +110,16 @@ export function createHolds(deps: {
       get extensions() {
         return extensions
       },
+      get refusal() {
+        return refusal
+      },
       async extend(more) {
         const units = Math.max(1, clampCharge(Math.ceil(more)))
-        if (isEnded || !isWritable()) return false
-        if (!reserveNow(keys, units) && !(await reservePatiently(keys, units, () => isEnded))) return false
+        refusal = undefined
+        if (isEnded) return false
+        if (!isWritable()) refusal = new GatewayError('dependency_unavailable', { retryAfterSec: 5 })
+        else if (!reserveNow(keys, units)) refusal = await reservePatiently(keys, units, () => isEnded)
+        if (refusal) return false
         if (isEnded) {
           release(keys, units)
           return false
@@ -137,6 +146,7 @@ export function createHolds(deps: {
   return {
     /** @param estimate quota units; 0 or less needs nothing. @throws GatewayError as `Ledger.hold` */
     async open(payer: Payer, estimate: number, signal?: AbortSignal): Promise<Hold> {
+      if (signal?.aborted) throw new GatewayError('client_closed_request')
       const keys = funding(payer)
       const amount = estimate > 0 ? Math.max(1, clampCharge(Math.ceil(estimate))) : 0
       if (amount > 0 && !reserveNow(keys, amount)) await reserve(keys, amount, signal ? { signal } : {})

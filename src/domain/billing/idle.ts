@@ -64,12 +64,25 @@ export function createIdlePass(deps: {
     return items
   }
 
+  /** One account that cannot be written keeps nothing of the others here. @throws what the last of them failed with */
+  const giveEach = async (id: string, items: readonly (GiveBackItem & { readonly of: Account })[]): Promise<void> => {
+    try {
+      await give(id, items)
+    } catch (error) {
+      const isOfOne = !(error instanceof DbError) || (error.kind !== 'unavailable' && error.kind !== 'unknown-outcome')
+      if (!isOfOne || items.length === 1) throw error
+      await eachOf(items, (item) => giveEach(id, refresh([item])))
+    }
+  }
+
   const give = async (id: string, items: readonly (GiveBackItem & { readonly of: Account })[]): Promise<void> => {
     const ended = Promise.withResolvers<void>()
     // Collected without a wait, so none of them has another operation under way.
     for (const { of, amount } of items) {
       of.operation = ended.promise
       of.amount -= amount
+      // The balance grows: what was proven of it holds no longer.
+      if (amount > 0) of.proof = undefined
     }
     try {
       const { done } = await allotments.giveBack(
@@ -102,23 +115,47 @@ export function createIdlePass(deps: {
     }
   }
 
+  /** Memory went on while others were under way. */
+  const refresh = (items: readonly (GiveBackItem & { readonly of: Account })[]) =>
+    items
+      .filter(({ of }) => !of.operation && !of.isUnknown)
+      .map((item) => ({
+        ...item,
+        version: item.of.version,
+        amount: Math.max(0, Math.min(item.amount, freeOf(item.of))),
+      }))
+      .filter((item) => (item.isDrop ? item.of.amount === 0 && isIdle(item.of) : item.amount > 0))
+
   return async (): Promise<void> => {
     const id = tenancy.id()
-    for (const account of await compare(id)) await supply.resync(account)
-    let items = collect(clock.monotonic())
-    while (items.length > 0) {
-      if (id !== tenancy.id()) return
-      const some = items.slice(0, CHUNK).filter(({ of }) => !of.operation && !of.isUnknown)
-      items = items.slice(CHUNK)
-      // Memory went on while earlier chunks were under way.
-      const fresh = some
-        .map((item) => ({
-          ...item,
-          version: item.of.version,
-          amount: Math.max(0, Math.min(item.amount, freeOf(item.of))),
-        }))
-        .filter((item) => (item.isDrop ? item.of.amount === 0 && isIdle(item.of) : item.amount > 0))
-      if (fresh.length > 0) await give(id, fresh)
+    const different = await compare(id)
+    const resyncing = eachOf(different, (account) => supply.resync(account))
+    // What could not be resynced is left alone below; it is reported in the end.
+    const failure = await resyncing.then(
+      () => undefined,
+      (error: unknown) => ({ error }),
+    )
+    const items = collect(clock.monotonic())
+    const chunks = Array.from({ length: Math.ceil(items.length / CHUNK) }, (_, i) =>
+      items.slice(i * CHUNK, (i + 1) * CHUNK),
+    )
+    await eachOf(chunks, async (some) => {
+      const fresh = id === tenancy.id() ? refresh(some) : []
+      if (fresh.length > 0) await giveEach(id, fresh)
+    })
+    if (failure) throw failure.error
+  }
+}
+
+/** Does `work` for each, one after the other, also when it fails for one. @throws the last failure */
+async function eachOf<T>(items: readonly T[], work: (item: T) => Promise<unknown>): Promise<void> {
+  let failure: { readonly error: unknown } | undefined
+  for (const item of items) {
+    try {
+      await work(item)
+    } catch (error) {
+      failure = { error }
     }
   }
+  if (failure) throw failure.error
 }

@@ -116,7 +116,23 @@ export function createLedger(options: LedgerOptions): Ledger {
       misfit: (instanceId) => tenure.misfit(instanceId),
     },
   })
-  const allotments = createAllotments({ db, clock })
+  /**
+   * Charges leave the outboxes only when the databases would still have them after a power cut. Once a second, and not
+   * with each flush: it may wait for the disk.
+   */
+  const settle = async (): Promise<boolean> => {
+    const marked = outboxes.all().map((outbox) => ({ outbox, tenures: outbox.tenures() }))
+    if (!marked.some(({ outbox }) => outbox.isUnsettled())) return true
+    if (!(await db.sync()) || (logDb !== db && !(await logDb.sync()))) return false
+    const open = new Set(outboxes.all())
+    for (const { outbox, tenures } of marked) if (open.has(outbox)) outbox.settle(tenures)
+    return true
+  }
+  const allotments = createAllotments({
+    db,
+    clock,
+    onSaturated: (account) => log.error('a balance is at its limit: what is beyond it is lost', { account }),
+  })
   const tenure = createTenure({
     db,
     log,
@@ -125,6 +141,7 @@ export function createLedger(options: LedgerOptions): Ledger {
     instances: createInstances({ db, clock }),
     allotments,
     flush,
+    settle,
     instance,
     onRenewed() {
       // Open holds stay: they settle under the new instance. Its parts are still to be acquired.
@@ -134,6 +151,7 @@ export function createLedger(options: LedgerOptions): Ledger {
           version: 0,
           pending: 0,
           answered: 0,
+          answering: 0,
           lowFree: 0,
           isUnknown: false,
           proof: undefined,
@@ -237,16 +255,20 @@ export function createLedger(options: LedgerOptions): Ledger {
       if (account && number !== undefined) void supply.answer(account, number)
     })
     every('recall', RECALL_POLL_MS, async () => {
-      if (!accounts.values().some((account) => account.version > 0)) return
+      if (accounts.size === 0) return
       for (const [key, number] of await allotments.recalled(tenure.id())) {
         const account = accountOf(key)
         if (account) void supply.answer(account, number, true)
       }
     })
-    every('checkpoint', CHECKPOINT_MS, () => {
-      const outbox = tenure.outbox()
-      if (outbox && !outbox.isWritable()) outbox.probe()
-      for (const each of outboxes.all()) each.checkpoint()
+    every('checkpoint', CHECKPOINT_MS, async () => {
+      try {
+        await settle()
+      } finally {
+        const outbox = tenure.outbox()
+        if (outbox && !outbox.isWritable()) outbox.probe()
+        for (const each of outboxes.all()) each.checkpoint()
+      }
     })
     every('idle', leaseMs / 9, async () => {
       await tenure.count()
@@ -272,17 +294,9 @@ export function createLedger(options: LedgerOptions): Ledger {
     }
   }
 
-  /** @returns whether both databases have everything */
-  const flushAll = async (untilMs: number): Promise<boolean> => {
-    while (!(await flush.main())) {
-      if (clock.monotonic() >= untilMs) return false
-      await Bun.sleep(100)
-    }
-    while (!(await flush.log())) {
-      if (clock.monotonic() >= untilMs) return false
-      await Bun.sleep(100)
-    }
-    return true
+  /** Flushes until the database has everything, or until then. */
+  const untilDone = async (untilMs: number, flushOnce: () => Promise<boolean>): Promise<void> => {
+    while (!(await flushOnce()) && clock.monotonic() < untilMs) await Bun.sleep(100)
   }
 
   return {
@@ -317,22 +331,29 @@ export function createLedger(options: LedgerOptions): Ledger {
     async drain(deadlineMs) {
       if (!isOpen) return
       isDraining = true
-      const untilMs = clock.monotonic() + deadlineMs
+      const startMs = clock.monotonic()
+      /** Each part leaves some of the time to those that are worth more: others wait for what is parked here. */
+      const by = (share: number): number => startMs + deadlineMs * share
       // Calls have ended before; should one be late, its charge is worth waiting for.
-      await within(clock.monotonic() + deadlineMs / 2, 'holds', holds.allEnded)
+      await within(by(0.5), 'holds', holds.allEnded)
       for (const unsubscribe of unsubscribes) unsubscribe()
       supply.close(accounts.values())
-      await within(untilMs, 'loops', () => Promise.all(loops.map((loop) => loop.stop())))
+      await within(by(0.6), 'loops', () => Promise.all(loops.map((loop) => loop.stop())))
       tenure.outbox()?.commit()
-      await within(untilMs, 'state', tenure.setDraining)
-      await within(untilMs, 'flush', () => flushAll(untilMs))
-      await within(untilMs, 'operations', async () => {
+      await within(by(0.7), 'state', tenure.setDraining)
+      await within(by(0.8), 'flush', () => untilDone(by(0.8), flush.main))
+      await within(by(0.8), 'operations', async () => {
         for (const account of accounts.values()) await account.operation
       })
       const current = tenure.outbox()?.current()
       const isFlushed = current !== undefined && current.main.seq >= (tenure.outbox()?.lastSeq(current.instanceId) ?? 0)
-      if (isFlushed && holds.count() === 0) await within(untilMs, 'return', tenure.leave)
-      await within(untilMs, 'stop', flush.stop)
+      if (isFlushed && holds.count() === 0) await within(by(0.9), 'return', tenure.leave)
+      await within(by(1), 'log rows', () => untilDone(by(1), flush.log))
+      await within(by(1), 'stop', flush.stop)
+      await within(by(1), 'outbox', async () => {
+        await settle()
+        if (tenure.outbox()?.current() === undefined) await tenure.finish()
+      })
       isOpen = false
       outboxes.close()
     },

@@ -35,7 +35,7 @@ export async function deliverCreditLogs(deps: {
       await tx.lock(tx.select({ seq: ledgerApplied.seq }).from(ledgerApplied).where(isMutex))
       return insertMissing(
         tx,
-        queued.map(({ requestId, row }) => ({ ...(JSON.parse(row) as CreditLogRow), requestId })),
+        queued.map(({ requestId: creditId, row }) => ({ creditId, row: JSON.parse(row) as CreditLogRow })),
       )
     })
     // Only now, so that a crash in between finds them in both places and inserts nothing.
@@ -51,23 +51,19 @@ export async function deliverCreditLogs(deps: {
 
 async function insertMissing(
   tx: Db,
-  rows: readonly (CreditLogRow & { readonly requestId: string })[],
+  queued: readonly { readonly creditId: string; readonly row: CreditLogRow }[],
 ): Promise<number> {
   const { logs } = tx.tables
+  const requestIds = new Set(queued.map(({ row }) => row.requestId ?? ''))
   // A locking read: a plain one could be older than the commit of whoever had the mutex before.
   const found = await tx.lock(
     tx
-      .select({ requestId: logs.requestId })
+      .select({ other: logs.other })
       .from(logs)
-      .where(
-        inArray(
-          logs.requestId,
-          rows.map((row) => row.requestId),
-        ),
-      ),
+      .where(inArray(logs.requestId, [...requestIds])),
   )
-  const known = new Set(found.map((row) => row.requestId))
-  const missing = rows.filter((row) => !known.has(row.requestId) && known.add(row.requestId))
-  if (missing.length > 0) await tx.insert(logs).values(missing)
+  // The ids are random, so a look at the text is enough.
+  const missing = queued.filter(({ creditId }) => !found.some(({ other }) => other?.includes(creditId)))
+  if (missing.length > 0) await tx.insert(logs).values(missing.map(({ row }) => row))
   return missing.length
 }

@@ -131,6 +131,10 @@ function createOutbox(db: Database, path: string) {
   const select = db.query<{ id: number; body: string; other: string }, [number, number, number]>(
     'select id, body, other from charges where id > ? and id <= ? order by id limit ?',
   )
+  const writeMarks = db.query<unknown, [number, string, number, string, string]>(
+    'update instances set main_seq = ?, main_last = ?, log_seq = ?, log_last = ? where instance_id = ?',
+  )
+  const removeCharges = db.query<unknown, [number, number]>('delete from charges where id > ? and id <= ?')
   const begin = db.query('begin immediate')
   const commit = db.query('commit')
   const setMeta = db.query<unknown, [string, string]>(
@@ -150,6 +154,8 @@ function createOutbox(db: Database, path: string) {
   /** Row id of the last charge written, or that any mark names. */
   let lastId = Math.max(maxId, ...tenures.map((t) => t.base + Math.max(t.main.seq, t.log.seq)), 0)
   let current: Tenure | undefined
+  /** Instances with marks that only memory knows. */
+  const unsettled = new Set<string>()
   let waiting: Entry[] = []
   let batch: PromiseWithResolvers<void> | undefined
   let hasNews = false
@@ -292,40 +298,58 @@ function createOutbox(db: Database, path: string) {
     },
 
     /**
-     * Notes how far a database has an instance's charges, and deletes what both have. What cannot be written is still
-     * known in memory, and after a restart the database says it.
-     * @throws SQLiteError
+     * Notes in memory how far a database has an instance's charges. The file hears of it by `settle`; after a restart that
+     * came before, the database says it.
      */
     mark(instanceId: string, part: Part, mark: Mark): void {
       const before = find(instanceId)
       if (!before) return
       const after: Tenure = { ...before, [part]: mark }
       replace(after)
+      unsettled.add(instanceId)
       const both = Math.min(after.main.seq, after.log.seq)
       if (after === current && recent[0] && both >= recent[0].seq) dropRecent(both + 1 - recent[0].seq)
-      transaction(() => {
-        db.query(`update instances set ${part}_seq = ?, ${part}_last = ? where instance_id = ?`).run(
-          mark.seq,
-          mark.last,
-          instanceId,
-        )
-        db.query('delete from charges where id > ? and id <= ?').run(after.base, after.base + both)
-      })
     },
-    /** Keeps the charges after `after` where nobody applies them, and takes them as done for `part`. @returns how many */
+    /**
+     * Writes the marks down and deletes the charges that both databases have: only of what survives a power cut there.
+     * @param marked the marks as they were before the databases were synced: `tenures()` of then
+     * @throws SQLiteError; it is tried again by the next call
+     */
+    settle(marked: readonly Tenure[]): void {
+      const some = marked.filter(({ instanceId }) => unsettled.has(instanceId) && find(instanceId))
+      if (some.length === 0) return
+      transaction(() => {
+        for (const tenure of some) {
+          writeMarks.run(tenure.main.seq, tenure.main.last, tenure.log.seq, tenure.log.last, tenure.instanceId)
+          removeCharges.run(tenure.base, tenure.base + Math.min(tenure.main.seq, tenure.log.seq))
+        }
+      })
+      for (const { instanceId, main, log } of some) {
+        const now = find(instanceId)
+        if (now?.main.seq === main.seq && now.log.seq === log.seq) unsettled.delete(instanceId)
+      }
+    },
+    /**
+     * Keeps charges that a database does not take where nobody applies them: those after number `after`. `main`: they are
+     * neither charged nor logged. `log`: they are charged and not logged. @returns how many
+     */
     setAside(instanceId: string, part: Part, after: number, reason: string, atMs: number): number {
       const tenure = find(instanceId)
       if (!tenure) return 0
-      const last = Math.max(endOf(tenure) - tenure.base, after)
+      const last = Math.max(part === 'main' ? endOf(tenure) - tenure.base : tenure.main.seq, after)
       let count = 0
       transaction(() => {
+        const range = [tenure.base + after, tenure.base + last] as const
         count = db
           .query(
             `insert into set_aside (instance_id, part, seq, body, other, reason, at_ms)
              select ?, ?, id - ?, body, other, ?, ? from charges where id > ? and id <= ?`,
           )
-          .run(instanceId, part, tenure.base, reason, atMs, tenure.base + after, tenure.base + last).changes
+          .run(instanceId, part, tenure.base, reason, atMs, ...range).changes
+        if (part === 'main') removeCharges.run(...range)
+        db.query(`update instances set ${part}_seq = ?, ${part}_last = '' where instance_id = ?`).run(last, instanceId)
       })
+      if (tenure === current) dropRecent(recent.length)
       this.mark(instanceId, part, { seq: last, last: '' })
       return count
     },
@@ -339,10 +363,11 @@ function createOutbox(db: Database, path: string) {
       if (!tenure || tenure === current || tenure !== tenures[0]) return
       const end = endOf(tenure)
       transaction(() => {
-        db.query('delete from charges where id > ? and id <= ?').run(tenure.base, end)
+        removeCharges.run(tenure.base, end)
         db.query('delete from instances where instance_id = ?').run(instanceId)
       })
       tenures.splice(tenures.indexOf(tenure), 1)
+      unsettled.delete(instanceId)
     },
 
     meta: (key: string): string | undefined =>
@@ -353,6 +378,8 @@ function createOutbox(db: Database, path: string) {
     /** How many charges were set aside, ever. */
     setAsideCount: (): number => db.query<{ n: number }, []>('select count(*) as n from set_aside').get()?.n ?? 0,
 
+    /** Are there marks that only memory knows? */
+    isUnsettled: (): boolean => unsettled.size > 0,
     isWritable: (): boolean => writable,
     /** Writes something: throws when the disk is full or not writable, and clears the mark when it is well again. */
     probe(): void {

@@ -57,16 +57,23 @@ export function createOutboxes(deps: {
         })
       }
     },
-    /** Takes over the outboxes that nobody holds and that have something left in them. @returns the new ones */
-    adopt(): readonly Outbox[] {
+    /**
+     * Takes over the outboxes that nobody holds and that have something left in them.
+     * @param check looks at one before anybody flushes it; one for which it throws stays closed, until the next time
+     * @returns the new ones
+     */
+    adopt(check: (outbox: Outbox) => void = () => {}): readonly Outbox[] {
       const news: Outbox[] = []
       for (const path of existing()) {
         if (path === own?.path || adopted.has(path)) continue
         let outbox: Outbox | undefined
         try {
           outbox = open(path)
+          if (outbox) check(outbox)
         } catch (error) {
           log.error('an outbox could not be opened', { path, error })
+          outbox?.close()
+          outbox = undefined
         }
         if (!outbox) continue
         if (outbox.tenures().length === 0) outbox.close()

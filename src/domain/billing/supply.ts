@@ -30,8 +30,6 @@ export interface AnswerMessage {
 
 /** A caller waits this long for money or proof, ms. */
 const WAIT_MS = 3_000
-/** An extension waits this long, also without a database, ms. */
-const PATIENT_WAIT_MS = 10_000
 /** Pause between tries while a recall is open, ms; an answer ends it. */
 const RETRY_MS = 100
 const AWAY_RETRY_MS = 250
@@ -90,6 +88,8 @@ export function createSupply(deps: {
           return false
         }
         account.lowFree = Math.max(0, Math.min(account.lowFree, freeOf(account)))
+        // What was proven was proven beside another amount.
+        account.proof = undefined
         account.isUnknown = false
         return true
       }),
@@ -109,7 +109,7 @@ export function createSupply(deps: {
       if (!waiter.isDone && isRefused(account, waiter.amount, clock.monotonic())) waiter.refuse(insufficient(account))
   }
 
-  const take = (account: Account, waiter: Waiter, recalls: ReadonlyMap<string, number>) =>
+  const take = (account: Account, waiter: Waiter) =>
     runAlone(account, async (): Promise<TakeAnswer | 'served' | 'stale'> => {
       if (account.isUnknown) return 'stale'
       if (tryHold(account, waiter.amount)) {
@@ -129,7 +129,7 @@ export function createSupply(deps: {
         need,
         wish,
         instances: tenancy.instances(),
-        recalls,
+        recalls: waiter.recalls,
       })
       // Taken by an instance that has ended meanwhile: its row goes back by itself.
       if (id !== tenancy.id()) return 'stale'
@@ -151,27 +151,30 @@ export function createSupply(deps: {
     account.wake = undefined
   }
 
-  /** Serves the first in the queue until it has its money or its refusal. */
+  /**
+   * Serves the first in the queue until it has its money or its refusal.
+   * @returns early when it can afford to wait, and others who cannot are behind it
+   */
   const serve = async (account: Account, waiter: Waiter): Promise<void> => {
-    let recalls: ReadonlyMap<string, number> = new Map()
     while (!waiter.isDone) {
       try {
         if (account.isUnknown && !(await resync(account))) {
           await pause(account, RETRY_MS)
           continue
         }
-        const answer = await take(account, waiter, recalls)
+        const answer = await take(account, waiter)
         if (answer === 'served' || waiter.isDone) return
         if (answer === 'stale') continue
         serveWaiting(account)
         if (answer.kind === 'insufficient') refuseProven(account)
         if (answer.kind !== 'waiting') continue
-        recalls = answer.recalls
+        waiter.recalls = answer.recalls
         if (answer.news.size > 0) {
           recallsSent += answer.news.size
           const message: RecallMessage = { account: account.key, instances: Object.fromEntries(answer.news) }
           void bus.publish(QUOTA_RECALL, JSON.stringify(message))
         }
+        if (waiter.isPatient && account.waiters.some((other) => !other.isDone && !other.isPatient)) return
         await pause(account, RETRY_MS * (0.75 + Math.random() / 2))
       } catch (error) {
         await recover(account, waiter, error)
@@ -212,6 +215,7 @@ export function createSupply(deps: {
           }
         }
         account.waiters.shift()
+        if (!head.isDone) account.waiters.push(head)
       }
     } finally {
       account.isServed = false
@@ -223,14 +227,15 @@ export function createSupply(deps: {
 
     /**
      * Sets `amount` aside, now or after waiting.
+     * @param options.untilMs when waiting ends (monotonic); a few seconds from now if not given
      * @throws GatewayError: proven insufficient, dependency_unavailable, client_closed_request, shutting_down
      */
     reserve(
       account: Account,
       amount: number,
-      options: { readonly signal?: AbortSignal; readonly isPatient?: boolean },
+      options: { readonly signal?: AbortSignal; readonly isPatient?: boolean; readonly untilMs?: number },
     ): Promise<void> {
-      const { signal, isPatient = false } = options
+      const { signal, isPatient = false, untilMs = clock.monotonic() + WAIT_MS } = options
       if (account.waiters.length === 0 && tryHold(account, amount)) return Promise.resolve()
       if (isRefused(account, amount, clock.monotonic())) return Promise.reject(insufficient(account))
       if (isClosed) return Promise.reject(new GatewayError('shutting_down'))
@@ -246,6 +251,7 @@ export function createSupply(deps: {
         amount,
         isPatient,
         isDone: false,
+        recalls: new Map(),
         grant() {
           end()
           done.resolve()
@@ -258,7 +264,7 @@ export function createSupply(deps: {
       const onAbort = (): void => waiter.refuse(new GatewayError('client_closed_request'))
       const timer = setTimeout(
         () => waiter.refuse(unavailable(new Error('no money and no proof in time'), 1)),
-        isPatient ? PATIENT_WAIT_MS : WAIT_MS,
+        Math.max(0, untilMs - clock.monotonic()),
       )
       signal?.addEventListener('abort', onAbort)
       account.waiters.push(waiter)
@@ -271,11 +277,12 @@ export function createSupply(deps: {
      * @param isRead the number was read from the row just now, so an earlier answer has not arrived there
      */
     async answer(account: Account, number: number, isRead = false): Promise<void> {
-      if (isRead ? account.operation !== undefined : number <= account.answered) return
+      if (account.answering >= number || (!isRead && number <= account.answered)) return
       account.answered = number
+      account.answering = number
       try {
         if (account.isUnknown && !(await resync(account))) return
-        const given = await runAlone(account, () => giveBackFree(account, number))
+        const given = await runAlone(account, () => giveBackFree(account, number, isRead))
         if (given === undefined) return
         recallsAnswered++
         const message: AnswerMessage = { account: account.key, instance: tenancy.id(), number, amount: given }
@@ -284,6 +291,8 @@ export function createSupply(deps: {
         // The next look at the rows finds it unanswered.
         if (!(error instanceof DbError && error.kind === 'unavailable'))
           log.warn('a recall could not be answered', { account: account.key, error })
+      } finally {
+        if (account.answering === number) account.answering = 0
       }
     },
 
@@ -297,11 +306,15 @@ export function createSupply(deps: {
   }
 
   /** @returns what was given back; undefined: nothing was answered */
-  async function giveBackFree(account: Account, answers: number): Promise<number | undefined> {
+  async function giveBackFree(account: Account, answers: number, isRead: boolean): Promise<number | undefined> {
+    // A row that memory does not have: of a commit that came late, or is not seen yet.
+    if (account.version === 0 && isRead) account.isUnknown = true
     if (account.version === 0 || account.isUnknown) return undefined
     const id = tenancy.id()
     const amount = Math.max(0, freeOf(account))
     account.amount -= amount
+    // The balance grows: what was proven of it holds no longer.
+    if (amount > 0) account.proof = undefined
     account.lowFree = 0
     account.exactUntilMs = clock.monotonic() + EXACT_MS
     try {

@@ -21,6 +21,8 @@ export function createTenure(deps: {
   readonly allotments: Allotments
   readonly flush: Flush
   readonly instance: InstanceInfo
+  /** Syncs the databases and writes down in the outboxes what they have. @returns false: not yet, try again later */
+  readonly settle: () => Promise<boolean>
   /** Another instance spends from now on: memory forgets what the one before it had. */
   readonly onRenewed: () => void
 }) {
@@ -60,13 +62,21 @@ export function createTenure(deps: {
       const returned = await allotments.returnAll(instanceId)
       if (returned > 0)
         log.info('what an earlier instance had parked is returned', { instanceId, quotaUnits: returned })
-      if (tenure.log.seq >= last) outbox.forget(instanceId)
+      if (tenure.log.seq >= last && (await deps.settle())) outbox.forget(instanceId)
     }
     if (outbox !== own && outbox.tenures().length === 0) outboxes.release(outbox)
   }
 
   const finishAll = async (): Promise<void> => {
-    for (const outbox of outboxes.all()) await finish(outbox)
+    let failure: { readonly error: unknown } | undefined
+    for (const outbox of outboxes.all()) {
+      try {
+        await finish(outbox)
+      } catch (error) {
+        failure = { error }
+      }
+    }
+    if (failure) throw failure.error
   }
 
   /** On a database of our own nobody else lives: whoever has rows is dead, wherever its outbox went. */
@@ -124,7 +134,7 @@ export function createTenure(deps: {
     },
     /** Flushes, ends and returns what earlier lives left here. @returns false: not all of it yet, call again */
     async settleEarlier(): Promise<boolean> {
-      for (const outbox of outboxes.adopt()) checkCluster(outbox)
+      outboxes.adopt(checkCluster)
       const isFlushed = await flush.main()
       await finishAll()
       return isFlushed
@@ -158,5 +168,7 @@ export function createTenure(deps: {
       own.end()
       await finish(own)
     },
+    /** Forgets, in the files, the instances of which nothing is left to do. */
+    finish: finishAll,
   }
 }

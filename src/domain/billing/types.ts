@@ -1,4 +1,5 @@
 /** The interface of the ledger that the relay sees. Amounts are quota units, integers. */
+import type { GatewayError } from '../../errors.ts'
 import type { CallRecord } from './charge.ts'
 
 /** Who pays for a call. */
@@ -16,8 +17,13 @@ export interface Hold {
   /** How often it was extended. */
   readonly extensions: number
   /**
-   * Sets aside as much more. Waits without a database up to 10 s; works while draining.
-   * @returns false when it was refused, or the hold has ended: end the call, bill what was delivered
+   * Why the last `extend` was refused: `dependency_unavailable`, `insufficient_user_quota`,
+   * `pre_consume_token_quota_failed`, `shutting_down`. Undefined when it was not, or the hold had ended.
+   */
+  readonly refusal: GatewayError | undefined
+  /**
+   * Sets aside as much more. Waits without a database up to 10 s in all; works while draining.
+   * @returns false when it was refused (see `refusal`), or the hold has ended: end the call, bill what was delivered
    */
   extend(amount: number): Promise<boolean>
   /**

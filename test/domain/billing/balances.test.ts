@@ -3,6 +3,7 @@ import { describe, expect, test } from 'bun:test'
 import { eq } from 'drizzle-orm'
 import { creditBalance, dropAllotments, readBalances, setBalance } from '../../../src/domain/billing/index.ts'
 import { MAX_QUOTA } from '../../../src/domain/billing/quota.ts'
+import { type Log, silentLog } from '../../../src/lib/log.ts'
 import { ENGINES } from '../../support/engines.ts'
 import { eventually } from '../../support/eventually.ts'
 import { codeOf, createWorld } from './world.ts'
@@ -61,7 +62,7 @@ for (const engine of ENGINES)
       const world = await createWorld(engine)
       const payer = await world.payer({ wallet: MAX_QUOTA - 10 })
       const account = { kind: 'user', id: payer.userId } as const
-      await world.db.transaction((tx) => creditBalance(tx, account, 100))
+      expect(await world.db.transaction((tx) => creditBalance(tx, account, 100))).toBe('saturated')
       expect((await world.readUser(payer.userId)).quota).toBe(MAX_QUOTA)
       const ledger = await world.ledger()
       await (await ledger.hold(payer, 2_000_000_000)).settle({ quota: 3_000_000_000, record: world.record(payer, 0) })
@@ -72,6 +73,23 @@ for (const engine of ENGINES)
       })
       world.granted.set(`u:${payer.userId}`, MAX_QUOTA)
       await world.close()
+    })
+
+    test('a charge that brings a balance to its limit is reported with its account', async () => {
+      const world = await createWorld(engine)
+      const payer = await world.payer({ wallet: 10 - MAX_QUOTA })
+      const saturated: unknown[] = []
+      const log: Log = {
+        ...silentLog,
+        error: (_msg, fields) => saturated.push(fields?.['account']),
+        child: () => log,
+      }
+      const ledger = await world.ledger({ log })
+      await (await ledger.hold(payer, 0)).settle({ quota: 100, record: world.record(payer, 0) })
+      await world.drainAll()
+      expect(saturated).toEqual([`u:${payer.userId}`])
+      world.granted.set(`u:${payer.userId}`, 100 - MAX_QUOTA)
+      await world.close({ overdraft: new Map([[`u:${payer.userId}`, MAX_QUOTA]]) })
     })
 
     test('what is parked of a deleted account goes with it, and its instance finds out', async () => {

@@ -5,24 +5,15 @@ import { describe, expect, test } from 'bun:test'
 import { cpSync } from 'node:fs'
 import { join } from 'node:path'
 import { and, eq } from 'drizzle-orm'
-import { openDb } from '../../../src/db/index.ts'
+import { type Db, DbError, openDb } from '../../../src/db/index.ts'
+import { encodeCharge } from '../../../src/domain/billing/charge.ts'
 import { creditBalance, creditLog, deliverCreditLogs, setBalance } from '../../../src/domain/billing/index.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
 import { type Log, silentLog } from '../../../src/lib/log.ts'
 import { ENGINES, SERVER_ENGINE, sqlServer, type TestEngine } from '../../support/engines.ts'
 import { eventually } from '../../support/eventually.ts'
 import { openSqlProxy } from './sql-proxy.ts'
-import { codeOf, createWorld, type World } from './world.ts'
-
-/** Runs a statement behind the back of everything, e.g. to make a table refuse something. */
-async function execute(engine: TestEngine, world: World, ...statements: readonly string[]): Promise<void> {
-  if (engine.isServer) {
-    const database = /\/(test_\w+)/.exec(world.testDb.env.SQL_DSN!)![1]!
-    return (await sqlServer()).execute(`use ${database}`, ...statements)
-  }
-  const raw = new Database(world.testDb.env.SQLITE_PATH!)
-  for (const statement of statements) raw.run(statement)
-  raw.close()
-}
+import { codeOf, createWorld, execute, type World } from './world.ts'
 
 /** From now on the table refuses rows whose column has the word `poison`. */
 const poison = (engine: TestEngine, world: World, table: string, column: string): Promise<void> =>
@@ -238,8 +229,128 @@ for (const engine of ENGINES)
       await world.drainAll()
       // The charge of 200 is on the disk, and nowhere in the books.
       expect(await world.readUser(payer.userId)).toMatchObject({ quota: 9_200, usedQuota: 800 })
+      await world.close({ setAside: 1 })
+    })
+
+    test('what is charged already is logged, also when what comes after it fits no database', async () => {
+      const world = await createWorld(engine)
+      const payer = await world.payer({ wallet: 10_000 })
+      const channel = await world.channel()
+      let isAway = true
+      const logDb: Db = {
+        ...world.db,
+        transaction: (work, options) => {
+          if (isAway) throw new DbError('unavailable', 'away')
+          return world.db.transaction(work, options)
+        },
+      }
+      const ledger = await world.ledger({ logDb })
+      const complete: string[] = []
+      const settle = async (quota: number): Promise<void> => {
+        const record = world.record(payer, channel)
+        await (await ledger.hold(payer, quota)).settle({ quota, record })
+        complete.push(record.requestId)
+      }
+      await settle(100)
+      await eventually('it is charged', () => ledger.stats().unflushedMain === 0)
+      const { ledgerApplied } = world.db.tables
+      const before = ledger.stats().instanceId
+      await world.db.update(ledgerApplied).set({ seq: 0, last: '' }).where(eq(ledgerApplied.instanceId, before))
+      await settle(200)
+      await eventually('another instance goes on', () => ledger.stats().instanceId !== before)
+      isAway = false
+      await settle(400)
+      await eventually('all is logged', () => ledger.stats().unflushedLog === 0)
+      await world.close({ setAside: 1, complete: [complete[0]!, complete[2]!] })
+    })
+
+    test('a database that has lost what was charged is noticed by a start, also when nothing waits', async () => {
+      const world = await createWorld(engine)
+      const payer = await world.payer({ wallet: 1_000 })
+      const channel = await world.channel()
+      const dataDir = join(world.folder, 'node')
+      const first = await world.ledger({ dataDir })
+      await (await first.hold(payer, 100)).settle({ quota: 100, record: world.record(payer, channel) })
+      const open = await first.hold(payer, 1)
+      world.ledgers.delete(first)
+      // With an open hold, nothing of it is forgotten.
+      await first.drain(1_000)
+      await open.release()
+      const { ledgerApplied } = world.db.tables
+      await world.db.update(ledgerApplied).set({ seq: 0, last: '' }).where(eq(ledgerApplied.part, 'main'))
+      const errors: string[] = []
+      await world.ledger({ dataDir, log: errorsInto(errors) })
+      expect(errors).toContain('the database does not fit the outbox: its charges were set aside')
       await world.close()
     })
+
+    test('a tenure that cannot be flushed, and a charge that cannot be read, keep nobody waiting', async () => {
+      const world = await createWorld(engine)
+      const payer = await world.payer({ wallet: 1_000 })
+      const channel = await world.channel()
+      const dataDir = join(world.folder, 'node')
+      const first = await world.ledger({ dataDir })
+      world.ledgers.delete(first)
+      await first.drain(5_000)
+      await poison(engine, world, 'ledger_applied', 'instance_id')
+      const raw = new Database(join(dataDir, 'ledger', '1.db'))
+      const stuck = encodeCharge({
+        quota: 1,
+        accounts: [],
+        record: world.record(payer, channel, { isCounted: false }),
+        node: '',
+        isLogged: false,
+        isExported: false,
+      })
+      raw.run("insert into instances (instance_id, base) values ('poison', 100), ('old', 102)")
+      raw.run("insert into charges values (101, ?, '{}'), (103, '{\"requestId\":\"x\"}', '{}'), (104, 'null', '{}')", [
+        stuck.body,
+      ])
+      raw.close()
+      const second = await world.ledger({ dataDir })
+      await (await second.hold(payer, 10)).settle({ quota: 5, record: world.record(payer, channel) })
+      await eventually('all but one is flushed', () => second.stats().unflushedMain === 1)
+      await eventually('all but one is logged', () => second.stats().unflushedLog === 1)
+      expect(second.stats().quarantined).toBe(2)
+      world.ledgers.delete(second)
+      await second.drain(1_000)
+      expect((await world.db.select().from(world.db.tables.logs)).map((row) => row.type).sort()).toEqual([2, 5, 5])
+      await world.close({ quarantined: 2 })
+    })
+
+    test('a batch that a slow database does not take in time is halved until it does', async () => {
+      const world = await createWorld(engine)
+      const payer = await world.payer({ wallet: 100_000 })
+      const channel = await world.channel()
+      let skewMs = 0
+      const clock = { ...systemClock, monotonic: () => systemClock.monotonic() + skewMs }
+      const logDb: Db = {
+        ...world.db,
+        transaction: (work, options) =>
+          world.db.transaction(
+            (tx) =>
+              work({
+                ...tx,
+                insert: (table) => ({
+                  values: (rows) => {
+                    if (!Array.isArray(rows) || rows.length <= 30) return tx.insert(table).values(rows)
+                    skewMs += 5_000
+                    throw new DbError('unavailable', 'the transaction took too long')
+                  },
+                }),
+              }),
+            options,
+          ),
+      }
+      const ledger = await world.ledger({ logDb, clock, flush: { isBatch: true, intervalMs: 50 } })
+      await Promise.all(
+        Array.from({ length: 200 }, async () => {
+          await (await ledger.hold(payer, 10)).settle({ quota: 10, record: world.record(payer, channel) })
+        }),
+      )
+      await eventually('all is logged', () => ledger.stats().unflushedLog === 0, { withinMs: 15_000 })
+      await world.close()
+    }, 30_000)
 
     test('an outbox that belongs to another database keeps its charges to itself', async () => {
       const world = await createWorld(engine)
@@ -255,9 +366,8 @@ for (const engine of ENGINES)
       const errors: string[] = []
       const moved = await elsewhere.ledger({ dataDir: join(elsewhere.folder, 'copy'), log: errorsInto(errors) })
       expect(errors).toEqual(['an outbox belongs to another database: its charges were set aside'])
-      // The charge is there once per part.
-      expect(moved.stats()).toMatchObject({ setAside: 2, unflushedMain: 0, unflushedLog: 0 })
-      await elsewhere.close()
+      expect(moved.stats()).toMatchObject({ setAside: 1, unflushedMain: 0, unflushedLog: 0 })
+      await elsewhere.close({ setAside: 1 })
     })
 
     test('an instance whose row says it ended goes on as another; its money comes back', async () => {
@@ -306,17 +416,21 @@ for (const engine of ENGINES)
             true,
           )
         })
+      // The row of another record of the same request, which is in the log database already.
+      await logs.db.insert(logs.db.tables.logs).values({ requestId: 'c1', type: 3, content: 'audit' })
       for (const requestId of ['c1', 'c2', 'c1']) await credit(requestId)
       world.granted.set(`u:${payer.userId}`, 1_015)
+      const { ledgerLogQueue } = world.db.tables
+      const queued = await world.db.select().from(ledgerLogQueue)
       await Promise.all([1, 2, 3].map(() => deliverCreditLogs({ db: world.db, logDb: logs.db })))
-      await credit('c2')
-      world.granted.set(`u:${payer.userId}`, 1_020)
+      // As after a crash between the two databases: delivered, and still in the queue.
+      await world.db.insert(ledgerLogQueue).values(queued)
       expect(await deliverCreditLogs({ db: world.db, logDb: logs.db })).toBe(0)
       await world.drainAll()
       expect(await world.db.$count(world.db.tables.logs)).toBe(0)
       expect(await world.db.$count(world.db.tables.ledgerLogQueue)).toBe(0)
       const rows = await logs.db.select().from(logs.db.tables.logs)
-      expect(rows.filter((row) => row.type === 1).map((row) => row.requestId)).toEqual(['c1', 'c2'])
+      expect(rows.filter((row) => row.type === 1).map((row) => row.requestId)).toEqual(['c1', 'c2', 'c1'])
       try {
         await world.close({ logDb: logs.db })
       } finally {
@@ -361,6 +475,42 @@ for (const engine of ENGINES)
       await world.close({ complete, upstream: complete })
     })
   })
+
+test('a power cut that takes what SQLite had not synced loses no charge', async () => {
+  const world = await createWorld(ENGINES[0]!)
+  const payer = await world.payer({ wallet: 10_000 })
+  const channel = await world.channel()
+  const path = world.testDb.env.SQLITE_PATH!
+  const dataDir = join(world.folder, 'node')
+  let isStuck = false
+  const db: Db = { ...world.db, sync: async () => !isStuck && world.db.sync() }
+  const ledger = await world.ledger({ db, dataDir, isSingleNode: true, sync: 'full' })
+  const settle = async (): Promise<void> =>
+    (await ledger.hold(payer, 100)).settle({ quota: 100, record: world.record(payer, channel) })
+  const isFlushed = () => ledger.stats().unflushedMain + ledger.stats().unflushedLog === 0
+  await settle()
+  await eventually('it is flushed', isFlushed)
+  expect(await db.sync()).toBe(true)
+  isStuck = true
+  await settle()
+  await eventually('it is flushed', isFlushed)
+  // Longer than the outbox takes to let go of what is safe elsewhere.
+  await Bun.sleep(1_300)
+  const cut = join(world.folder, 'cut')
+  cpSync(join(dataDir, 'ledger'), join(cut, 'data', 'ledger'), { recursive: true })
+  // The file without the log that was never synced.
+  cpSync(path, join(cut, 'main.db'))
+  const after = await openDb({ sqlitePath: join(cut, 'main.db'), log: silentLog })
+  const read = async () => (await after.select().from(after.tables.users))[0]
+  expect(await read()).toMatchObject({ usedQuota: 100 })
+  const next = await world.ledger({ db: after, dataDir: join(cut, 'data'), isSingleNode: true })
+  world.ledgers.delete(next)
+  await next.drain(5_000)
+  expect(await read()).toMatchObject({ quota: 9_800, usedQuota: 200 })
+  expect(await after.$count(after.tables.logs)).toBe(2)
+  await after.close()
+  await world.close()
+})
 
 if (SERVER_ENGINE)
   describe(`flush on ${SERVER_ENGINE.name} alone`, () => {

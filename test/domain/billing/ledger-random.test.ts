@@ -16,6 +16,8 @@ import { createWorld, type WorldKey } from './world.ts'
 
 const SEED = Number(process.env['SEED'] ?? Date.now() % 1_000_000)
 
+const CALLERS = 12
+
 /** @source https://en.wikipedia.org/wiki/Xorshift */
 function randomFrom(seed: number): (below: number) => number {
   let x = seed | 1
@@ -90,6 +92,10 @@ for (const engine of ENGINES)
       const start = (): Promise<Ledger> => world.ledger({ isOwnDb: engine.isServer, leaseMs: 900 })
       const nodes = await Promise.all([0, 1, 2].map(start))
       const edits = createMutex()
+      /** What calls overshot, what debits took, and what was held when a balance was set. */
+      const overdraft = new Map([...world.granted.keys()].map((key) => [key, 0]))
+      const overdraw = (key: string, amount: number): void =>
+        void overdraft.set(key, (overdraft.get(key) ?? 0) + amount)
 
       const edit = (): Promise<void> =>
         edits.run(async () => {
@@ -100,9 +106,13 @@ for (const engine of ENGINES)
             : ({ kind: 'api-key', id: payer.apiKeyId } as const)
           const key = `${isUser ? 'u' : 't'}:${account.id}`
           const choice = random(8)
-          if (choice < 4) await world.credit(account, random(20_000) - 6_000)
-          else if (choice < 7) {
+          if (choice < 4) {
+            const amount = random(20_000) - 6_000
+            overdraw(key, Math.max(0, -amount))
+            await world.credit(account, amount)
+          } else if (choice < 7) {
             const x = random(40_000)
+            overdraw(key, CALLERS * 2_000)
             await world.db.transaction(async (tx) => {
               if (!(await setBalance(tx, account, x))) return
               const table = isUser ? users : tokens
@@ -140,6 +150,8 @@ for (const engine of ENGINES)
           else {
             const isOvershot = random(10) === 0
             const quota = isOvershot ? hold.amount + random(500) : random(hold.amount + 1)
+            for (const key of [`u:${payer.userId}`, `t:${payer.apiKeyId}`])
+              overdraw(key, Math.max(0, quota - hold.amount))
             await hold.settle({ quota, record: world.record(payer, channel) })
           }
         } catch (error) {
@@ -153,11 +165,11 @@ for (const engine of ENGINES)
         }
       }
       await Promise.all([
-        ...Array.from({ length: 12 }, () => work(60, call, 3)),
+        ...Array.from({ length: CALLERS }, () => work(60, call, 3)),
         work(40, edit, 40),
         work(4, restart, 300),
       ])
       await world.drainAll()
-      await world.close({ overdrawn: new Set(world.granted.keys()) })
+      await world.close({ overdraft })
     }, 90_000)
   })

@@ -1,9 +1,11 @@
 /** The ledger of one or several instances on one database: holds, their ends, and what is left in the books. */
 import { describe, expect, test } from 'bun:test'
+import { join } from 'node:path'
 import { eq } from 'drizzle-orm'
+import { type Db, DbError } from '../../../src/db/index.ts'
 import { ENGINES } from '../../support/engines.ts'
 import { eventually } from '../../support/eventually.ts'
-import { codeOf, createWorld, deafBus } from './world.ts'
+import { codeOf, createWorld, deafBus, execute } from './world.ts'
 
 for (const engine of ENGINES)
   describe(`ledger on ${engine.name}`, () => {
@@ -107,7 +109,12 @@ for (const engine of ENGINES)
       await world.drainAll()
       expect(await world.readUser(payer.userId)).toMatchObject({ quota: -30, usedQuota: 130 })
       expect(await world.readKey(payer.apiKeyId)).toMatchObject({ remainQuota: -30, status: 4 })
-      await world.close({ overdrawn: new Set([`u:${payer.userId}`, `t:${payer.apiKeyId}`]) })
+      await world.close({
+        overdraft: new Map([
+          [`u:${payer.userId}`, 30],
+          [`t:${payer.apiKeyId}`, 30],
+        ]),
+      })
     })
 
     test('extending sets more aside on every account, and is refused when one has not enough', async () => {
@@ -118,7 +125,9 @@ for (const engine of ENGINES)
       const hold = await ledger.hold(payer, 100)
       expect(await hold.extend(100)).toBe(true)
       expect(await hold.extend(101)).toBe(false)
+      expect(hold.refusal?.code).toBe('pre_consume_token_quota_failed')
       expect(await hold.extend(100)).toBe(true)
+      expect(hold.refusal).toBeUndefined()
       expect(hold).toMatchObject({ amount: 300, extensions: 2 })
       await hold.settle({ quota: 300, record: world.record(payer, channel) })
       expect(await hold.extend(1)).toBe(false)
@@ -200,6 +209,113 @@ for (const engine of ENGINES)
       await world.close()
     })
 
+    test('a proof ends when money goes back to the balance, by an idle pass or by the answer to a recall', async () => {
+      for (const way of ['idle pass', 'recall'] as const) {
+        const world = await createWorld(engine)
+        const payer = await world.payer({ wallet: 199 })
+        const ledger = await world.ledger({ leaseMs: way === 'idle pass' ? 900 : 600_000 })
+        const other = await world.ledger({ leaseMs: 600_000 })
+        await (await ledger.hold(payer, 100)).release()
+        const isProven = async () => (await codeOf(ledger.hold(payer, 200))) === 'insufficient_user_quota'
+        expect(await isProven()).toBe(true)
+        if (way === 'recall') await (await other.hold(payer, 100)).release()
+        else
+          await eventually('it is given back', async () => {
+            // Proven again and again, so that the last proof is fresh when the money goes.
+            if ((await world.readUser(payer.userId)).quota === 199) return true
+            return !(await isProven())
+          })
+        expect(await codeOf(ledger.hold(payer, 150).then((hold) => hold.release()))).toBe('ok')
+        await world.close()
+      }
+    })
+
+    test('an extension that waits lets small callers pass', async () => {
+      const world = await createWorld(engine)
+      const payer = await world.payer({ wallet: 100 })
+      const { quotaAllotments, users, clusterInstances } = world.db.tables
+      await world.db.update(users).set({ quota: 40 }).where(eq(users.id, payer.userId))
+      await world.db.insert(clusterInstances).values({ id: 'mute', state: 'live' })
+      await world.db
+        .insert(quotaAllotments)
+        .values({ instanceId: 'mute', account: `u:${payer.userId}`, amount: 60, version: 1 })
+      const ledger = await world.ledger()
+      const large = await ledger.hold(payer, 10)
+      const extended = large.extend(80)
+      await eventually('the extension waits', () => ledger.stats().waiting === 1 && ledger.stats().recallsSent === 1)
+      for (let i = 0; i < 3; i++) await (await ledger.hold(payer, 20)).release()
+      expect(ledger.stats().waiting).toBe(1)
+      await world.db.update(clusterInstances).set({ state: 'gone' }).where(eq(clusterInstances.id, 'mute'))
+      expect(await extended).toBe(true)
+      await large.release()
+      await world.close()
+    }, 20_000)
+
+    test('what a row has that memory does not know is found by a recall', async () => {
+      const world = await createWorld(engine)
+      const [payer, other] = [await world.payer({ wallet: 100 }), await world.payer({ wallet: 100 })]
+      const ledger = await world.ledger({ leaseMs: 600_000 })
+      const hold = await ledger.hold(other, 10)
+      const { quotaAllotments, users } = world.db.tables
+      // As by a commit that arrived after its caller had given up.
+      await world.db.transaction(async (tx) => {
+        await tx.update(users).set({ quota: 40 }).where(eq(users.id, payer.userId))
+        await tx.insert(quotaAllotments).values({
+          instanceId: ledger.stats().instanceId,
+          account: `u:${payer.userId}`,
+          amount: 60,
+          version: 1,
+          recalled: 1,
+        })
+      })
+      await eventually('it comes back', async () => (await world.readUser(payer.userId)).quota === 100)
+      await hold.release()
+      await world.close()
+    })
+
+    test('an account that cannot be written keeps nobody else’s money parked', async () => {
+      const world = await createWorld(engine)
+      const [stuck, payer] = [await world.payer({ wallet: 100 }), await world.payer({ wallet: 100 })]
+      const ledger = await world.ledger({ leaseMs: 900 })
+      const holds = [await ledger.hold(stuck, 100), await ledger.hold(payer, 100)]
+      await execute(
+        engine,
+        world,
+        engine.isServer
+          ? "alter table users add constraint stuck check (username <> 'user-1' or quota < 50)"
+          : "create trigger stuck before update on users when new.username = 'user-1' and new.quota >= 50 begin select raise(abort, 'stuck'); end",
+      )
+      for (const hold of holds) await hold.release()
+      await eventually('it is given back', async () => (await world.readUser(payer.userId)).quota === 100)
+      expect((await world.readUser(stuck.userId)).quota).toBe(0)
+      await execute(engine, world, engine.isServer ? 'alter table users drop constraint stuck' : 'drop trigger stuck')
+      await world.close()
+    })
+
+    test('a drain gives everything back also while the log database is away', async () => {
+      const world = await createWorld(engine)
+      const payer = await world.payer({ wallet: 1_000 })
+      const channel = await world.channel()
+      const logDb: Db = {
+        ...world.db,
+        transaction: async () => {
+          throw new DbError('unavailable', 'away')
+        },
+      }
+      const dataDir = join(world.folder, 'node')
+      const ledger = await world.ledger({ logDb, dataDir, leaseMs: 600_000 })
+      await (await ledger.hold(payer, 300)).settle({ quota: 10, record: world.record(payer, channel) })
+      await (await ledger.hold(payer, 290)).release()
+      world.ledgers.delete(ledger)
+      await ledger.drain(2_000)
+      const { quotaAllotments, clusterInstances } = world.db.tables
+      expect(await world.db.$count(quotaAllotments)).toBe(0)
+      expect((await world.db.select().from(clusterInstances)).map((row) => row.state)).toEqual(['gone'])
+      // The next start brings the log row.
+      await world.ledger({ dataDir })
+      await world.close()
+    })
+
     test('a caller whose client leaves stops waiting, and what it was waiting for serves others', async () => {
       const world = await createWorld(engine)
       const payer = await world.payer({ wallet: 100 })
@@ -218,6 +334,8 @@ for (const engine of ENGINES)
       expect(await left).toBe('client_closed_request')
       expect(await codeOf(ledger.hold(payer, 100, AbortSignal.abort()))).toBe('client_closed_request')
       await (await ledger.hold(payer, 40)).release()
+      // Also where memory alone could serve.
+      expect(await codeOf(ledger.hold(payer, 1, AbortSignal.abort()))).toBe('client_closed_request')
       // Neither money nor proof: never called insufficient.
       expect(await codeOf(ledger.hold(payer, 100))).toBe('dependency_unavailable')
       await world.db.update(clusterInstances).set({ state: 'gone' }).where(eq(clusterInstances.id, 'mute'))

@@ -93,8 +93,16 @@ test('a charge leaves when both databases have it, and numbers go on after it', 
   for (const body of ['1', '2', '3']) await outbox.append(entry(body))
   outbox.mark('a', 'main', { seq: 3, last: 'r3' })
   outbox.mark('a', 'log', { seq: 2, last: 'r2' })
+  expect(outbox.read('a', 0, 10).map(({ seq }) => seq)).toEqual([1, 2, 3])
+  outbox.settle(outbox.tenures())
   expect(outbox.read('a', 0, 10).map(({ seq }) => seq)).toEqual([3])
+  const before = outbox.tenures()
   outbox.mark('a', 'log', { seq: 3, last: 'r3' })
+  // What a database was not synced with stays.
+  outbox.settle(before)
+  expect(outbox.read('a', 0, 10).map(({ seq }) => seq)).toEqual([3])
+  outbox.settle(outbox.tenures())
+  expect(outbox.isUnsettled()).toBe(false)
   expect(outbox.read('a', 0, 10)).toEqual([])
   outbox.close()
   outbox = open(at)
@@ -153,6 +161,7 @@ test('on a full disk a charge is refused, not half written, and the outbox recov
   expect(outbox.read('a', 0, 1_000).length).toBe(written)
   outbox.mark('a', 'main', { seq: written, last: '' })
   outbox.mark('a', 'log', { seq: written, last: '' })
+  outbox.settle(outbox.tenures())
   outbox.probe()
   expect(outbox.isWritable()).toBe(true)
   await outbox.append(entry('after'))
@@ -181,6 +190,24 @@ test('workers take different outboxes, and an orphan with something in it is ado
   expect(second.openOwn().path).toEndWith('2.db')
   first.close()
   second.close()
+})
+
+test('an outbox that fails its check is adopted by nobody, and held by nobody', async () => {
+  const dataDir = mkdtempSync(join(folder, 'node-'))
+  const create = () => createOutboxes({ dataDir, sync: 'normal', log: silentLog, clock: systemClock })
+  const [first, second, third] = [create(), create(), create()]
+  first.openOwn()
+  second.openOwn().begin('a')
+  second.close()
+  const news = first.adopt(() => {
+    throw new Error('another database')
+  })
+  expect(news).toEqual([])
+  expect(first.all()).toHaveLength(1)
+  expect(third.openOwn().path).toEndWith('2.db')
+  third.close()
+  expect(first.adopt()).toHaveLength(1)
+  first.close()
 })
 
 test('an outbox that cannot be read is kept aside and reported, and the start goes on', () => {

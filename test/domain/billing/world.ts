@@ -1,5 +1,6 @@
 /** A database with users, keys and channels, and ledgers on it, for the ledger's tests. Everything it opens, it closes. */
-import { mkdtemp, rm } from 'node:fs/promises'
+import { Database } from 'bun:sqlite'
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { eq } from 'drizzle-orm'
@@ -17,7 +18,7 @@ import { systemClock } from '../../../src/lib/clock.ts'
 import { silentLog } from '../../../src/lib/log.ts'
 import { createMemoryState, type State } from '../../../src/state/index.ts'
 import { type AuditOptions, type AuditReport, expectAudit } from '../../support/auditor.ts'
-import type { TestDb, TestEngine } from '../../support/engines.ts'
+import { sqlServer, type TestDb, type TestEngine } from '../../support/engines.ts'
 
 export interface WorldKey extends Payer {
   readonly username: string
@@ -142,7 +143,10 @@ export async function createWorld(engine: TestEngine, options: { readonly testDb
     ): Promise<AuditReport | undefined> {
       try {
         await this.drainAll()
-        return options.isUnaudited ? undefined : await expectAudit(db, options.logDb ?? db, { granted, ...options })
+        const dataDirs = (await readdir(folder)).map((name) => join(folder, name))
+        return options.isUnaudited
+          ? undefined
+          : await expectAudit(db, options.logDb ?? db, { granted, dataDirs, ...options })
       } finally {
         for (const each of dbs) await each.close()
         await bus.close()
@@ -153,6 +157,17 @@ export async function createWorld(engine: TestEngine, options: { readonly testDb
     readUser: async (id: number) => (await db.select().from(users).where(eq(users.id, id)))[0]!,
     readKey: async (id: number) => (await db.select().from(tokens).where(eq(tokens.id, id)))[0]!,
   }
+}
+
+/** Runs a statement behind the back of everything, e.g. to make a table refuse something. */
+export async function execute(engine: TestEngine, world: World, ...statements: readonly string[]): Promise<void> {
+  if (engine.isServer) {
+    const database = /\/(test_\w+)/.exec(world.testDb.env.SQL_DSN!)![1]!
+    return (await sqlServer()).execute(`use ${database}`, ...statements)
+  }
+  const raw = new Database(world.testDb.env.SQLITE_PATH!)
+  for (const statement of statements) raw.run(statement)
+  raw.close()
 }
 
 /** A bus that carries nothing: what is left is the database. */

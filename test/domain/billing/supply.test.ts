@@ -1,0 +1,72 @@
+/** Waiting for money: how long, and whom nothing keeps from answering. */
+import { expect, test } from 'bun:test'
+import { createAccount } from '../../../src/domain/billing/account.ts'
+import { createAllotments } from '../../../src/domain/billing/allotments.ts'
+import { createHolds } from '../../../src/domain/billing/holds.ts'
+import { createSupply, type Supply } from '../../../src/domain/billing/supply.ts'
+import { GatewayError } from '../../../src/errors.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { silentLog } from '../../../src/lib/log.ts'
+import { ENGINES } from '../../support/engines.ts'
+import { eventually } from '../../support/eventually.ts'
+import { createWorld } from './world.ts'
+
+test('an extension waits ten seconds in all, however many accounts pay and however often it asks', async () => {
+  const untils: (number | undefined)[] = []
+  const supply: Pick<Supply, 'reserve'> = {
+    async reserve(account, _amount, { untilMs }) {
+      untils.push(untilMs)
+      if (untils.length > 2 && account.key === 'u:1') throw new GatewayError('insufficient_user_quota')
+      if (account.key === 'u:1') throw new GatewayError('dependency_unavailable')
+    },
+  }
+  const accounts = new Map(['u:1', 't:1'].map((key) => [key, createAccount(key, 0)]))
+  const holds = createHolds({
+    accountOf: (key) => accounts.get(key),
+    supply: supply as Supply,
+    journal: async () => {},
+    isWritable: () => true,
+    clock: systemClock,
+  })
+  const hold = await holds.open({ userId: 1, apiKeyId: 1, isUnlimitedKey: false }, 0)
+  const startMs = systemClock.monotonic()
+  expect(await hold.extend(5)).toBe(false)
+  expect(hold.refusal?.code).toBe('insufficient_user_quota')
+  expect(untils).toHaveLength(4)
+  expect(new Set(untils).size).toBe(1)
+  expect(untils[0]! - startMs).toBeWithin(9_000, 10_500)
+})
+
+test('a recall that is read from the row is answered, whatever else the account is busy with', async () => {
+  const world = await createWorld(ENGINES[0]!)
+  const payer = await world.payer({ wallet: 100 })
+  const key = `u:${payer.userId}`
+  const { quotaAllotments, clusterInstances } = world.db.tables
+  await world.db.insert(clusterInstances).values({ id: 'a', state: 'live' })
+  await world.db.insert(quotaAllotments).values({ instanceId: 'a', account: key, amount: 0, version: 1, recalled: 1 })
+  const supply = createSupply({
+    allotments: createAllotments({ db: world.db, clock: systemClock }),
+    tenancy: {
+      id: () => 'a',
+      instances: () => 1,
+      ended: async () => {},
+      appliedSeq: () => 0,
+      betweenFlushes: (work) => work(),
+      flushSoon() {},
+    },
+    bus: world.bus,
+    clock: systemClock,
+    log: silentLog,
+  })
+  const account = { ...createAccount(key, 0)!, version: 1 }
+  const other = Promise.withResolvers<void>()
+  account.operation = other.promise
+  const answered = supply.answer(account, 1, true)
+  account.operation = undefined
+  other.resolve()
+  await answered
+  await eventually('the answer is there', async () =>
+    (await world.db.select().from(quotaAllotments)).every((row) => row.answered === 1),
+  )
+  await world.close()
+})
