@@ -11,7 +11,7 @@ import type { Log } from '../lib/log.ts'
 import { codecs, errorInBody } from '../protocol/index.ts'
 import { type Built, buildUpstream, wayTo } from './build.ts'
 import { failureOf, readFailure, reasonOf } from './failure.ts'
-import { createGauge } from './gauge.ts'
+import { createGauge, refusalOf } from './gauge.ts'
 import { createPump } from './pump.ts'
 import { consumedRecord, countRecord, errorRecord, type Facts, type Trace } from './record.ts'
 import type { Refusals } from './refusals.ts'
@@ -156,13 +156,7 @@ export function createCalls(deps: CallsDeps) {
   const priceIn = (group: string, { model, caller }: Call) =>
     prices.find({ model, userGroup: caller.userGroup, usingGroup: group, acceptsUnpriced: caller.acceptsUnpriced })
 
-  const estimate = (price: Purse['price'], call: Call): number =>
-    prices.estimate(price, {
-      inputTokens: call.inputTokens,
-      isStream: call.isStream,
-      ...(call.maxOutputTokens !== undefined && { maxOutputTokens: call.maxOutputTokens }),
-      ...(call.choices !== undefined && { choices: call.choices }),
-    })
+  const estimate = (price: Purse['price'], call: Call): number => prices.estimate(price, call)
 
   /** Groups that have a channel which offers the operation, in the caller's order. @throws GatewayError when none has */
   const routesOf = (call: Call, trace: Trace): readonly Route[] => {
@@ -237,7 +231,7 @@ export function createCalls(deps: CallsDeps) {
     if (purse.group === group) return
     const price = priceIn(group, call)
     const missing = isFree(call) ? 0 : estimate(price, call) - purse.hold.amount
-    if (missing > 0 && !(await purse.hold.extend(missing))) throw new GatewayError('insufficient_user_quota')
+    if (missing > 0 && !(await purse.hold.extend(missing))) throw refusalOf(purse.hold)
     purse.price = price
     purse.group = group
   }
@@ -278,7 +272,9 @@ export function createCalls(deps: CallsDeps) {
         retryIndex,
         lastError,
       })
-      Object.assign(entry, { keyIndex: key.index, upstreamModel, way: built.way })
+      entry.keyIndex = key.index
+      entry.upstreamModel = upstreamModel
+      entry.way = built.way
       running.drains = channel.setting.drain === true
       tally = createTally({
         model: call.model,

@@ -74,14 +74,14 @@ export function createPump(options: PumpOptions): Pump {
   /** The step under way. */
   let stepping: Promise<Uint8Array | undefined> | undefined
 
-  /** Frames → events, for the tally and the encoder. @returns text of the encoder, and the upstream's own error event */
+  /** Frames → events, for the tally and the encoder. @returns text of the encoder, and what the upstream said of an error */
   const understand = (frames: readonly SseFrame[], hidden: Set<string> | undefined) => {
     let text = ''
-    let failure: Failure | undefined
+    let failure: GatewayError | undefined
     for (const frame of frames) {
       const events = decoder.feed(frame)
       for (const event of events) {
-        if (event.type === 'error') failure = event
+        if (event.type === 'error') failure = upstreamSaid(event)
         else {
           tally.see(event)
           if (encoder) text += encoder.event(event)
@@ -99,6 +99,8 @@ export function createPump(options: PumpOptions): Pump {
       held.push(chunk)
       return undefined
     }
+    // Nearly always a chunk is whole frames, and goes on as it is.
+    if (isBetween && held.length === 0) return chunk
     const bytes = held.length === 0 ? chunk : concat([...held, chunk])
     const end = isBetween ? bytes.length : lastFrameEnd(bytes)
     held = end === bytes.length ? [] : [bytes.slice(end)]
@@ -127,7 +129,7 @@ export function createPump(options: PumpOptions): Pump {
     try {
       return take(chunk)
     } catch (cause) {
-      if (encoder) throw new GatewayError('bad_response_body', { cause })
+      if (encoder) return { out: undefined, failure: new GatewayError('bad_response_body', { cause }) }
       log.warn('a forwarded stream can no longer be read; the rest of it is not metered', { error: cause })
       isBlind = true
       return { out: takeHeld(chunk), failure: undefined }
@@ -191,34 +193,32 @@ export function createPump(options: PumpOptions): Pump {
 
   /** @returns bytes for the client, or nothing at the end */
   const step = async (): Promise<Uint8Array | undefined> => {
-    for (;;) {
-      if (gauge.isSpent(tally.outputTokens()) && !(await gauge.ready())) {
-        return fail('out-of-quota', new GatewayError('insufficient_user_quota'))
+    try {
+      for (;;) {
+        if (gauge.isSpent(tally) && !(await gauge.ready())) {
+          return await fail('out-of-quota', gauge.refusal())
+        }
+        exchange.waiting(true)
+        let read: Awaited<ReturnType<typeof reader.read>>
+        try {
+          read = await reader.read()
+        } catch (cause) {
+          return await cut(cause)
+        }
+        exchange.waiting(false)
+        if (!hasBytes && !read.done) {
+          hasBytes = true
+          options.onFirstByte()
+        }
+        const { out, failure } = takeFenced(read.value)
+        if (failure) return await fail('upstream-error', failure, out)
+        const progress = decoder.progress()
+        if (progress === 'done' || (read.done && (progress === 'finished' || isBlind))) return await complete(out)
+        if (read.done) return await ended(out)
+        if (out) return out
       }
-      exchange.waiting(true)
-      let read: Awaited<ReturnType<typeof reader.read>>
-      try {
-        read = await reader.read()
-      } catch (cause) {
-        return cut(cause)
-      }
-      exchange.waiting(false)
-      if (!hasBytes && !read.done) {
-        hasBytes = true
-        options.onFirstByte()
-      }
-      let taken: ReturnType<typeof take>
-      try {
-        taken = takeFenced(read.value)
-      } catch (cause) {
-        return fail('upstream-cut', cause as GatewayError)
-      }
-      const { out, failure } = taken
-      if (failure) return fail('upstream-error', upstreamSaid(failure), out)
-      const progress = decoder.progress()
-      if (progress === 'done' || (read.done && (progress === 'finished' || isBlind))) return complete(out)
-      if (read.done) return ended(out)
-      if (out) return out
+    } finally {
+      stepping = undefined
     }
   }
 
@@ -237,14 +237,10 @@ export function createPump(options: PumpOptions): Pump {
     return fail('upstream-cut', new GatewayError('do_request_failed', { public: CUT, cause }))
   }
 
+  /** A step always waits for something before it ends, so that its end finds what is noted here. */
   const next = (): Promise<Uint8Array | undefined> => {
-    const done = (): void => {
-      stepping = undefined
-    }
-    const running = step()
-    stepping = running
-    running.then(done, done)
-    return running
+    stepping = step()
+    return stepping
   }
 
   const interrupt = async (reason: 'client-gone' | 'shutting-down'): Promise<void> => {

@@ -47,8 +47,6 @@ type Now = { readonly wallMs: number; readonly monotonicMs: number }
 export function consumedRecord(settled: Settled, now: Now): CallRecord {
   const { call, trace, purse, charge, ending, error } = settled
   const attempt = trace.attempts.at(-1)
-  const isMapped = attempt !== undefined && attempt.upstreamModel !== call.model
-  const { admin_info: priced, ...bill } = charge.other as { admin_info?: Record<string, unknown> }
   return {
     ...base(call, now),
     type: 2,
@@ -59,28 +57,35 @@ export function consumedRecord(settled: Settled, now: Now): CallRecord {
     promptTokens: charge.promptTokens,
     completionTokens: charge.completionTokens,
     isCounted: !settled.isFree,
-    other: {
-      ...bill,
-      frt:
-        call.isStream && trace.firstByteAtMs !== undefined ? Math.round(trace.firstByteAtMs - call.startedAtMs) : -1000,
-      request_path: call.endpoint.path,
-      request_conversion: conversion(call, settled.protocol),
-      hold: purse.hold.amount,
-      hold_extensions: purse.hold.extensions,
-      billing_source: 'wallet',
-      ...(isMapped && { is_model_mapped: true, upstream_model_name: attempt.upstreamModel }),
-      ...(settled.isPromptChanged && { is_system_prompt_overwritten: true }),
-      ...(settled.touched.length > 0 && { po: settled.touched }),
-      ...(call.isStream && { stream_status: streamStatus(settled) }),
-      ...(call.isTest && { is_channel_test: true }),
-      admin_info: {
-        ...priced,
-        ...adminInfo(trace),
-        ...(settled.isCounted && { local_count_tokens: true }),
-        ...(settled.losses.length > 0 && { losses: settled.losses }),
-      },
-    },
+    other: billed(settled, attempt),
   }
+}
+
+/** Built by assignment: this is made for every call, and each conditional spread would be a copy of its own. */
+function billed(settled: Settled, attempt: Attempt | undefined): Record<string, unknown> {
+  const { call, trace, purse, charge } = settled
+  const other: Record<string, unknown> = { ...charge.other }
+  other['frt'] =
+    call.isStream && trace.firstByteAtMs !== undefined ? Math.round(trace.firstByteAtMs - call.startedAtMs) : -1000
+  other['request_path'] = call.endpoint.path
+  other['request_conversion'] = conversion(call, settled.protocol)
+  other['hold'] = purse.hold.amount
+  other['hold_extensions'] = purse.hold.extensions
+  other['billing_source'] = 'wallet'
+  if (attempt !== undefined && attempt.upstreamModel !== call.model) {
+    other['is_model_mapped'] = true
+    other['upstream_model_name'] = attempt.upstreamModel
+  }
+  if (settled.isPromptChanged) other['is_system_prompt_overwritten'] = true
+  if (settled.touched.length > 0) other['po'] = settled.touched
+  if (call.isStream) other['stream_status'] = streamStatus(settled)
+  if (call.isTest) other['is_channel_test'] = true
+  const admin = adminInfo(trace)
+  if (settled.isCounted) admin['local_count_tokens'] = true
+  if (settled.losses.length > 0) admin['losses'] = settled.losses
+  const priced = charge.other['admin_info'] as Record<string, unknown> | undefined
+  other['admin_info'] = priced ? { ...priced, ...admin } : admin
+  return other
 }
 
 /** Of a count of tokens that was answered here: type 2, without money, tokens or channel. */
@@ -148,7 +153,7 @@ function base(facts: Facts | Call, now: Now) {
 
 function adminInfo({ attempts, leftOut }: Trace): Record<string, unknown> {
   const last = attempts.at(-1)
-  return {
+  const info: Record<string, unknown> = {
     use_channel: attempts.map((attempt) => String(attempt.channel.id)),
     attempts: attempts.map((attempt) => ({
       channel: attempt.channel.id,
@@ -159,9 +164,13 @@ function adminInfo({ attempts, leftOut }: Trace): Record<string, unknown> {
       ms: Math.round(attempt.endedAtMs - attempt.startedAtMs),
       reason: attempt.reason,
     })),
-    ...(leftOut.length > 0 && { left_out: leftOut.slice(0, MAX_LEFT_OUT) }),
-    ...(last?.channel.multiKey && { is_multi_key: true, multi_key_index: last.keyIndex }),
   }
+  if (leftOut.length > 0) info['left_out'] = leftOut.slice(0, MAX_LEFT_OUT)
+  if (last?.channel.multiKey) {
+    info['is_multi_key'] = true
+    info['multi_key_index'] = last.keyIndex
+  }
+  return info
 }
 
 const MAX_LEFT_OUT = 20
@@ -172,8 +181,9 @@ const DIALECT_NAMES: Readonly<Record<string, string>> = {
 }
 
 function conversion(call: Call, protocol: string): readonly string[] {
-  const names = [call.endpoint.protocol, protocol].map((name) => DIALECT_NAMES[name] ?? name)
-  return [...new Set(names)]
+  const own = call.endpoint.protocol
+  const name = DIALECT_NAMES[own] ?? own
+  return protocol === own ? [name] : [name, DIALECT_NAMES[protocol] ?? protocol]
 }
 
 /** The words are those that readers of stored rows know. */

@@ -61,7 +61,9 @@ export function wholeResponse(
   stamp: Stamp,
 ): Response {
   const headers = new Headers()
-  for (const [name, value] of upstream ?? []) if (!NOT_FORWARDED.has(name)) headers.set(name, value)
+  upstream?.forEach((value, name) => {
+    if (!NOT_FORWARDED.has(name)) headers.set(name, value)
+  })
   if (!headers.has('content-type')) headers.set('content-type', 'application/json')
   return new Response(body, { headers: stamped(headers, requestId, stamp) })
 }

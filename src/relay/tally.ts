@@ -6,7 +6,7 @@
  * counted input); a channel set to drain runs to the end and bills in full. An upstream that fails before the first byte
  * costs nothing; after it, what was delivered is billed.
  */
-import { createTokenCounter } from '../domain/billing/index.ts'
+import { createTokenCounter, type TokenCounter } from '../domain/billing/index.ts'
 import { type ChatResponse, producedBy, producedIn, type StreamEvent, type Usage } from '../protocol/index.ts'
 
 /** What the counting of calls of tools adds when the upstream reported nothing. */
@@ -32,7 +32,8 @@ export function createTally(options: {
   readonly mapUsage?: ((usage: Usage) => Usage) | undefined
 }): Tally {
   const { model, inputTokens, isTextCounted, mapUsage = (usage) => usage } = options
-  const counter = createTokenCounter(model)
+  // Made when there is something to count: a whole answer with reported usage has nothing.
+  let counter: TokenCounter | undefined
   let toolCalls = 0
   let chars = 0
   let countedAtChars = 0
@@ -42,12 +43,14 @@ export function createTally(options: {
 
   const count = (text: string): void => {
     chars += text.length
-    if (isTextCounted) counter.add(text)
+    if (!isTextCounted) return
+    counter ??= createTokenCounter(model)
+    counter.add(text)
   }
   const outputTokens = (): number => {
     if (countedAtChars !== chars) {
       countedAtChars = chars
-      counted = counter.total()
+      counted = counter?.total() ?? 0
     }
     return isTextCounted ? counted + toolCalls * TOKENS_PER_TOOL_CALL : 0
   }
@@ -71,10 +74,11 @@ export function createTally(options: {
       }
     },
     seeWhole(response) {
+      final = response.usage
+      if (final) return
       const produced = producedIn(response)
       toolCalls += produced.toolCalls
       count(produced.text)
-      if (response.usage) final = response.usage
     },
     outputTokens,
     unreported: () => (final ? undefined : counting()),

@@ -43,10 +43,10 @@ export interface Call extends Peek {
 /** What happened to one try on one channel; goes to the log. */
 export interface Attempt {
   readonly channel: Channel
-  readonly keyIndex: number
+  keyIndex: number
   readonly group: string
-  readonly upstreamModel: string
-  readonly way: 'forward' | 'patch' | 'convert'
+  upstreamModel: string
+  way: 'forward' | 'patch' | 'convert'
   readonly startedAtMs: number
   endedAtMs: number
   /** The upstream's status; 0 when none was received. */

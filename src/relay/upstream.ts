@@ -115,7 +115,7 @@ export function createSender(deps: {
       watch.add(watched)
       onOpen(abort)
       try {
-        const response = await fetch(url, {
+        const init: Record<string, unknown> = {
           method: 'POST',
           headers,
           body,
@@ -123,9 +123,10 @@ export function createSender(deps: {
           signal: controller.signal,
           // Bun's own limit would end long answers; ours are above.
           timeout: false,
-          ...(proxy !== '' && { proxy }),
-          ...(!isTlsChecked && { tls: { rejectUnauthorized: false } }),
-        } as RequestInit)
+        }
+        if (proxy !== '') init['proxy'] = proxy
+        if (!isTlsChecked) init['tls'] = { rejectUnauthorized: false }
+        const response = await fetch(url, init as RequestInit)
         lastByteAtMs = clock.monotonic()
         silentLimitMs = limits.idleMs
         lookAtMs = Number.POSITIVE_INFINITY

@@ -47,7 +47,11 @@ function scripted(options: Partial<PumpOptions> = {}) {
     encoder: undefined,
     hidesUsage: false,
     tally: createTally({ model: 'm', inputTokens: 1, isTextCounted: true }),
-    gauge: { isSpent: () => false, ready: () => Promise.resolve(true) },
+    gauge: {
+      isSpent: () => false,
+      ready: () => Promise.resolve(true),
+      refusal: () => new GatewayError('insufficient_user_quota'),
+    },
     maxLineChars: 1_000_000,
     keepAliveMs: 1_000,
     drains: false,
