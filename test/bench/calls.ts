@@ -1,10 +1,13 @@
 /** CPU per small call: a closed loop on 32 connections, spread over users, keys and channels, and on one hot key. */
 import type { Gateway } from './gateway.ts'
 import { cpuOf } from './processes.ts'
+import type { Work } from './profile.ts'
 import type { Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
 const CONNECTIONS = 32
+/** Until the engine has compiled what is hot: in the first 20,000 calls that alone costs more than the calls. */
+const WARM_UP = 30_000
 const NAMES = { sqlite: 'SQLite', mariadb: 'MariaDB' } as const
 
 export interface CallSizes {
@@ -23,12 +26,10 @@ export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes
   ])
   const bare = { cpu: [] as number[], rate: [] as number[] }
   try {
-    // Code is compiled while it warms up, on every side.
-    const warmUp = Math.ceil(sizes.calls / 2)
-    await calls(reference.url, ['any'], warmUp)
+    await calls(reference.url, ['any'], WARM_UP)
     for (const gateway of gateways) {
-      await calls(gateway.url, gateway.keys, warmUp)
-      await gateway.settled(warmUp)
+      await calls(gateway.url, gateway.keys, WARM_UP)
+      await gateway.settled(WARM_UP)
     }
     for (let round = 0; round < sizes.rounds; round++) {
       const start = await cpuOf(reference.pid)
@@ -64,6 +65,20 @@ export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes
       },
     ]
   })
+}
+
+/** For a profile: spread calls, as above. */
+export const callWork = (rig: Rig, calls: number): Work => {
+  const run = async ({ url, keys, settled }: Gateway, count: number): Promise<void> => {
+    await rig.load({ kind: 'calls', url, keys, connections: CONNECTIONS, calls: count })
+    await settled(count)
+  }
+  return {
+    unit: 'call',
+    units: calls,
+    warmUp: (gateway) => run(gateway, WARM_UP),
+    run: (gateway) => run(gateway, calls),
+  }
 }
 
 const target = (gateway: Gateway, label: string, keys: readonly string[]) => ({

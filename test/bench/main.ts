@@ -6,31 +6,32 @@ import { cpus, loadavg, release } from 'node:os'
 import { parseArgs } from 'node:util'
 import packageJson from '../../package.json'
 import { stopServices } from '../support/services.ts'
-import { measureCalls } from './calls.ts'
+import { callWork, measureCalls } from './calls.ts'
 import { type Engine, type Gateway, openGateway } from './gateway.ts'
 import { measureMemory } from './memory.ts'
-import { printProfile, withProfile } from './profile.ts'
+import { printProfile, takeProfile } from './profile.ts'
 import { openRig, type Rig } from './rig.ts'
 import { measureStart } from './start.ts'
-import { measureStreams } from './streams.ts'
+import { measureStreams, streamWork } from './streams.ts'
 import { formatTable, type Row } from './table.ts'
 
 const USAGE = `bun run bench [--quick] [--only calls|streams|memory|start] [--engine sqlite|mariadb] [--profile]
 
-  --quick     fewer rounds
+  --quick     fewer rounds: about 5 minutes instead of 10
   --only      one figure
   --engine    one database instead of both
-  --profile   where the CPU time of small calls goes, instead of the table
+  --profile   where the CPU time of calls and streams goes, instead of the table
   HEADGATE_BINARY=dist/headgate measures the compiled binary`
 
 const FIGURES = ['calls', 'streams', 'memory', 'start'] as const
+const DIALECTS = ['chat', 'claude'] as const
 const ENGINES: readonly Engine[] = ['sqlite', 'mariadb']
 
 const FULL = {
   calls: { rounds: 5, calls: 20_000 },
   streams: { rounds: 5, streams: 400 },
-  memory: { rounds: 3, streams: [3_000, 5_000] },
-  start: { rounds: 7 },
+  memory: { rounds: 2, streams: [3_000, 5_000] },
+  start: { rounds: 9 },
 }
 const QUICK: typeof FULL = {
   calls: { rounds: 3, calls: 8_000 },
@@ -120,9 +121,14 @@ const head = headLines()
 const rig = await openRig()
 try {
   if (flags.profile) {
-    for (const engine of engines.slice(0, flags.engine ? 1 : undefined)) {
-      say(`profile on ${engine}`)
-      printProfile(await withProfile(rig, engine, sizes.calls.calls, SPREAD))
+    const works = [
+      ...(isWanted('calls') ? [callWork(rig, sizes.calls.calls)] : []),
+      ...(isWanted('streams') ? DIALECTS.map((dialect) => streamWork(rig, dialect, sizes.streams.streams)) : []),
+    ]
+    for (const work of works) {
+      say(`profile of a ${work.unit}`)
+      const engine = engines[0]!
+      printProfile(await takeProfile({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }, work))
     }
   } else console.log(`${head.join('\n')}\n\n${formatTable(await measure(rig))}`)
 } finally {

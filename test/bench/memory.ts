@@ -74,7 +74,7 @@ export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<reado
         lost.push(result.lostEvents + (count - result.good))
         open.push(result.openAtOnce)
         if (result.failures.length > 0) process.stderr.write(`${result.failures.join('\n')}\n`)
-        await gateway.settled(result.good)
+        if (result.good === count) await gateway.settled(count)
       } finally {
         await gateway.close()
       }

@@ -1,13 +1,21 @@
-/** Where the CPU time of small calls goes: Bun's own profiler on the worker, summed by function and by file. */
+/** Where CPU time goes: Bun's own profiler on the worker, summed by step and by function. */
 import { mkdtemp, readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { type Engine, type GatewayOptions, openGateway } from './gateway.ts'
+import { type Gateway, type GatewayOptions, openGateway } from './gateway.ts'
 import { cpuOf, mainThreadCpuOf } from './processes.ts'
-import type { Rig } from './rig.ts'
+
+/** What is profiled. Times are quoted per unit. */
+export interface Work {
+  readonly unit: string
+  readonly units: number
+  warmUp(gateway: Gateway): Promise<void>
+  run(gateway: Gateway): Promise<void>
+}
 
 export interface Profile {
-  readonly calls: number
-  /** Of the whole node, per call, µs; the profiler's own cost is in it. */
+  readonly unit: string
+  readonly units: number
+  /** Of the whole node, per unit, µs; the profiler's own cost is in it. */
   readonly nodeUs: number
   /** Of the worker's main thread: this is what the shares add up to. */
   readonly threadUs: number
@@ -46,31 +54,20 @@ interface CpuProfile {
 const INTERVAL_US = 250
 const SHOWN = 60
 
-export async function withProfile(
-  rig: Rig,
-  engine: Engine,
-  calls: number,
-  spread: Pick<GatewayOptions, 'users' | 'keysPerUser' | 'channels'>,
-): Promise<Profile> {
-  const directory = await mkdtemp(join(rig.folder, 'profile-'))
+export async function takeProfile(options: GatewayOptions, work: Work): Promise<Profile> {
+  const directory = await mkdtemp(join(options.folder, 'profile-'))
   const profiler = `--cpu-prof --cpu-prof-dir=${directory} --cpu-prof-interval=${INTERVAL_US}`
-  const { folder, mock } = rig
-  const env = { BUN_OPTIONS: profiler }
-  const gateway = await openGateway({ folder, engine, upstreamUrl: mock.url, env, ...spread })
+  const gateway = await openGateway({ ...options, env: { BUN_OPTIONS: profiler } })
   const { workerPid, supervisorPid } = gateway
-  const run = async (count: number): Promise<void> => {
-    await rig.load({ kind: 'calls', url: gateway.url, keys: gateway.keys, connections: 32, calls: count })
-    await gateway.settled(count)
-  }
   const used = async () => ({ node: await cpuOf(supervisorPid), thread: await mainThreadCpuOf(workerPid) })
   const window = { from: 0, to: 0 }
   let start = await used()
   let end = start
   try {
-    await run(Math.ceil(calls / 2))
+    await work.warmUp(gateway)
     start = await used()
     window.from = Date.now() * 1000
-    await run(calls)
+    await work.run(gateway)
     window.to = Date.now() * 1000
     end = await used()
   } finally {
@@ -79,11 +76,12 @@ export async function withProfile(
   const name = (await readdir(directory)).find((file) => file.includes(`.${workerPid}.`))
   if (!name) throw new Error('the worker left no profile')
   const profile = JSON.parse(await readFile(join(directory, name), 'utf8')) as CpuProfile
-  const threadUs = (end.thread - start.thread) / calls
+  const threadUs = (end.thread - start.thread) / work.units
   const samples = samplesIn(profile, window)
   return {
-    calls,
-    nodeUs: (end.node - start.node) / calls,
+    unit: work.unit,
+    units: work.units,
+    nodeUs: (end.node - start.node) / work.units,
     threadUs,
     steps: sharesOf(profile, samples, threadUs, (frames) => [nameOf(frames.findLast(isOurs) ?? frames.at(-1)!)]),
     functions: sharesOf(profile, samples, threadUs, (frames) => frames.map(nameOf)),
@@ -134,12 +132,12 @@ const nameOf = ({ functionName, url, lineNumber }: Frame): string =>
   `${functionName || '(anonymous)'}  ${shortUrl(url)}${url === '' ? '' : `:${lineNumber + 1}`}`
 const shortUrl = (url: string): string => url.replace(/^file:\/\//, '').replace(/^.*\/(?=(src|node_modules)\/)/, '')
 
-export function printProfile({ calls, nodeUs, threadUs, steps, functions }: Profile): void {
+export function printProfile({ unit, units, nodeUs, threadUs, steps, functions }: Profile): void {
   console.log(
-    `${calls} calls, under the profiler: ${nodeUs.toFixed(1)} µs CPU of the node per call, ${threadUs.toFixed(1)} in its main thread`,
+    `${units} × ${unit}, under the profiler: ${nodeUs.toFixed(1)} µs CPU of the node for each, ${threadUs.toFixed(1)} in its main thread`,
   )
   const list = (title: string, shares: readonly Share[]): void => {
-    console.log(`\n${title}: µs per call, self and total`)
+    console.log(`\n${title}: µs per ${unit}, self and total`)
     for (const { name, selfUs, totalUs } of shares.slice(0, SHOWN))
       console.log(`${selfUs.toFixed(2).padStart(8)} ${totalUs.toFixed(2).padStart(8)}  ${name}`)
   }

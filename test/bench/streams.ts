@@ -1,10 +1,13 @@
 /** CPU per chunk of a stream, the cost of its call included: 100 streams open, 100 chunks each, 20 ms apart. */
 import type { Gateway } from './gateway.ts'
 import { cpuOf } from './processes.ts'
+import type { Work } from './profile.ts'
 import type { Rig } from './rig.ts'
 import type { Row } from './table.ts'
 import type { Dialect } from './wire.ts'
 
+/** Until the engine has compiled what is hot. */
+const WARM_UP = 400
 const SHAPE = { open: 100, chunks: 100, paceMs: 20 } as const
 
 export interface StreamSizes {
@@ -28,8 +31,8 @@ export async function measureStreams(rig: Rig, gateway: Gateway, sizes: StreamSi
     await gateway.settled(count)
   }
   try {
-    await streams(reference.url, ['any'], 'chat', SHAPE.open)
-    for (const dialect of ['chat', 'claude'] as const) await through(dialect, SHAPE.open)
+    await streams(reference.url, ['any'], 'chat', WARM_UP)
+    for (const dialect of ['chat', 'claude'] as const) await through(dialect, WARM_UP)
     for (let round = 0; round < sizes.rounds; round++) {
       values.bare.push(await measured(reference.pid, () => streams(reference.url, ['any'], 'chat', sizes.streams)))
       for (const dialect of ['chat', 'claude'] as const)
@@ -44,4 +47,18 @@ export async function measureStreams(rig: Rig, gateway: Gateway, sizes: StreamSi
     { ...common, figure: 'stream chunk, same protocol', values: values.chat, aim: aim(1.5) },
     { ...common, figure: 'stream chunk, converted', values: values.claude, aim: aim(3) },
   ]
+}
+
+/** For a profile: streams as above. */
+export const streamWork = (rig: Rig, dialect: Dialect, streams: number): Work => {
+  const run = async ({ url, keys, settled }: Gateway, count: number): Promise<void> => {
+    await rig.load({ kind: 'streams', url, keys, dialect, streams: count, ...SHAPE })
+    await settled(count)
+  }
+  return {
+    unit: dialect === 'chat' ? 'chunk' : 'converted chunk',
+    units: streams * SHAPE.chunks,
+    warmUp: (gateway) => run(gateway, WARM_UP),
+    run: (gateway) => run(gateway, streams),
+  }
 }
