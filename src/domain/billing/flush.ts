@@ -24,8 +24,13 @@ import { createUsageRows } from './usage-rows.ts'
 
 const BATCH_CHARGES = 1_000
 const BATCH_CHARS = 1_000_000
-/** A flush begins at once, but no sooner than this after the one before began: under load, charges gather into groups. */
-const GATHER_MS = 25
+/**
+ * A flush begins at once, but no sooner than this after the one before began: under load, charges gather into groups, and
+ * the rows that many of them touch are written once. They are safe in the journal meanwhile.
+ */
+const GATHER_MS = 200
+/** An unknown outcome is looked at again this soon. */
+const LOOK_AGAIN_MS = 25
 const BACKOFF_MS = 100
 const BACKOFF_MAX_MS = 5_000
 
@@ -277,7 +282,7 @@ export function createFlush(deps: {
               // One tenure that cannot be flushed keeps none of the others back.
               const kind = error instanceof DbError ? error.kind : 'other'
               // An unknown outcome is found out by the next look, soon.
-              if (kind === 'unknown-outcome') soon(GATHER_MS)
+              if (kind === 'unknown-outcome') soon(LOOK_AGAIN_MS)
               else if (failed++ === 0 && (failures === 0 || kind === 'other'))
                 log.error('a flush failed; it is tried again', { part, outbox: outbox.path, instanceId, error })
             }
