@@ -38,6 +38,13 @@ export const CATALOGUE = {
   rate_limit_exceeded: entry(429, 'client', false, 'Too many requests', '请求过于频繁'),
   client_closed_request: entry(499, 'client', false, 'The client closed the request', '客户端已断开'),
   not_found: entry(404, 'client', false, 'Invalid URL ({method} {path})', '无效的地址 ({method} {path})'),
+  api_not_implemented: entry(
+    501,
+    'client',
+    false,
+    'This API is not implemented ({method} {path})',
+    '未实现的接口 ({method} {path})',
+  ),
   // Relay: configuration
   model_not_found: entry(
     503,

@@ -16,7 +16,7 @@ import { createPump } from './pump.ts'
 import { consumedRecord, countRecord, errorRecord, type Facts, type Trace } from './record.ts'
 import type { Refusals } from './refusals.ts'
 import { jsonResponse, type Stamp, streamResponse, wholeResponse } from './respond.ts'
-import { createRunning, type LiveCall, type Running } from './running.ts'
+import { type Client, createRunning, type LiveCall, type Running } from './running.ts'
 import { createTally, type Tally } from './tally.ts'
 import type { Attempt, Call, Ending, Purse } from './types.ts'
 import { asSendError, type Exchange, readAnswer, type Sender, type UpstreamLimits } from './upstream.ts'
@@ -86,9 +86,9 @@ export function createCalls(deps: CallsDeps) {
   }
 
   /** @throws GatewayError, after its row is written */
-  const carry = async (call: Call, signal: AbortSignal): Promise<Response> => {
+  const carry = async (call: Call, client: Client): Promise<Response> => {
     const trace: Trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
-    const running = createRunning(call.id, signal, log)
+    const running = createRunning(call.id, client, log)
     enter(running)
     let purse: Purse | undefined
     let isHandedOver = false
@@ -96,7 +96,7 @@ export function createCalls(deps: CallsDeps) {
       checkModel(call)
       const routes = routesOf(call, trace)
       const price = priceIn(routes[0]!.group, call)
-      const hold = await ledger.hold(payerOf(call), isFree(call) ? 0 : estimate(price, call), signal)
+      const hold = await ledger.hold(payerOf(call), isFree(call) ? 0 : estimate(price, call), client.signal)
       purse = { price, hold, group: routes[0]!.group }
       const response = await attempts({ call, trace, purse, running, routes })
       isHandedOver = true
@@ -120,7 +120,7 @@ export function createCalls(deps: CallsDeps) {
    * Counts the tokens of a call: an upstream that can is asked, else our own count answers. Costs nothing.
    * @throws GatewayError, after its row is written
    */
-  const count = async (call: Call, signal: AbortSignal): Promise<Response> => {
+  const count = async (call: Call, client: Client): Promise<Response> => {
     const trace: Trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
     try {
       checkModel(call)
@@ -136,7 +136,7 @@ export function createCalls(deps: CallsDeps) {
       throw error
     }
     try {
-      return await carry(call, signal)
+      return await carry(call, client)
     } catch (thrown) {
       const error = asGatewayError(thrown)
       // An upstream that fails, or has no such path, leaves our own count; one that finds the call wrong is right.
@@ -204,8 +204,8 @@ export function createCalls(deps: CallsDeps) {
           lastError = error
           const isForced = caller.forcedChannelId !== undefined
           const statusCodes = options.get('AutomaticRetryStatusCodes')
-          // The last attempt of a group is followed by the next group, if the key wants that.
-          const attemptsLeft = caller.crossGroupRetry ? 1 : allowed - index
+          // The last attempt of a group is followed by the next group, if the key wants that and there are retries at all.
+          const attemptsLeft = caller.crossGroupRetry ? allowed : allowed - index
           if (job.running.isSettled || !shouldRetry({ error, attemptsLeft, isForced, statusCodes })) throw error
         }
       }
@@ -465,6 +465,7 @@ export function createCalls(deps: CallsDeps) {
         ? options.get('general_setting.ping_interval_seconds') * 1000
         : limits.keepAliveMs,
       drains: running.drains,
+      hangUp: running.hangUp,
       log: log.child({ requestId: call.id }),
       onFirstByte: () => {
         trace.firstByteAtMs ??= clock.monotonic()

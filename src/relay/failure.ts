@@ -18,15 +18,20 @@ export async function readFailure(
   const text = await readText(response).catch(() => '')
   const reason = exchange.abortedBy()
   if (reason !== undefined) return asSendError(reason, undefined)
-  return failureOf(readUpstreamError(response.status, text, secrets), channel)
+  const waitSec = Number(response.headers.get('retry-after') ?? Number.NaN)
+  return failureOf(readUpstreamError(response.status, text, secrets), channel, waitSec > 0 ? waitSec : undefined)
 }
 
-export function failureOf(upstream: UpstreamError, channel: Channel): GatewayError {
+/** @param retryAfterSec what the upstream asked for; the client gets it when no other channel helps */
+export function failureOf(upstream: UpstreamError, channel: Channel, retryAfterSec?: number): GatewayError {
   const verdict = channel.provider.judge?.(upstream.status, upstream)
+  const status = mappedStatus(channel, upstream.status)
   return new GatewayError('bad_response_status_code', {
-    status: mappedStatus(channel, upstream.status),
+    // A redirect that we do not follow is none for the client either.
+    status: status >= 400 && status <= 599 ? status : 502,
     public: upstream.message,
     upstream,
+    ...(retryAfterSec !== undefined && { retryAfterSec }),
     ...(verdict === 'stop' && { retry: false }),
     ...(verdict === 'next' && { retry: true }),
   })

@@ -21,9 +21,10 @@ import type { Call, Endpoint } from './types.ts'
 import { createSender } from './upstream.ts'
 import { createWatch } from './watch.ts'
 
-/** The part of Bun's server that tells whose connection this is. */
+/** The part of Bun's server that knows the connection of a request. */
 interface PeerSource {
   requestIP(request: Request): { readonly address: string } | null
+  timeout(request: Request, seconds: number): void
 }
 
 export interface RelayDeps {
@@ -58,6 +59,8 @@ const CORS = {
   'access-control-allow-methods': 'GET, POST, PUT, DELETE, OPTIONS',
   'access-control-allow-headers': '*',
 }
+/** Paths of OpenAI's API that clients may try and that are answered as not implemented, rather than as a mistake. */
+const KNOWN_ELSEWHERE = /^\/v1\/(?:files|fine-tunes|images\/variations)(?:\/|$)/
 /** What a stream that came to its end has last, in either dialect. */
 const LAST_FRAME = /(?:^|\n)(?:data: \[DONE\]|event: message_stop)\n/
 const DEFAULT_LIMITS = { connectMs: 30_000, keepAliveMs: 20_000, patienceMs: 15_000 }
@@ -147,9 +150,8 @@ export function createRelay(deps: RelayDeps) {
       const url = new URL(request.url)
       const caller = await authenticate(request, url, server)
       const call = await read(request, url, { id, endpoint, caller, startedAtMs })
-      return endpoint === COUNT_TOKENS
-        ? await calls.count(call, request.signal)
-        : await calls.carry(call, request.signal)
+      const client = { signal: request.signal, hangUp: () => server?.timeout(request, 1) }
+      return endpoint === COUNT_TOKENS ? await calls.count(call, client) : await calls.carry(call, client)
     } catch (thrown) {
       return errorResponse(asGatewayError(thrown), endpoint.protocol, id, stamp)
     }
@@ -172,7 +174,11 @@ export function createRelay(deps: RelayDeps) {
 
   const unknownPath = (request: Request): Response => {
     const { pathname } = new URL(request.url)
-    const error = new GatewayError('not_found', { params: { method: request.method, path: pathname } })
+    const { method } = request
+    const isKnown = KNOWN_ELSEWHERE.test(pathname) || (method === 'DELETE' && pathname.startsWith('/v1/models/'))
+    const error = new GatewayError(isKnown ? 'api_not_implemented' : 'not_found', {
+      params: { method, path: pathname },
+    })
     const protocol = pathname.startsWith('/v1/messages') ? 'claude' : 'openai-chat'
     return errorResponse(error, protocol, newRequestId(clock.now()), stamp)
   }
@@ -204,7 +210,7 @@ export function createRelay(deps: RelayDeps) {
     })
     try {
       const counted = { ...call, inputTokens: countInput(call, deps.isTextCounted) }
-      const response = await calls.carry(counted, new AbortController().signal)
+      const response = await calls.carry(counted, { signal: new AbortController().signal, hangUp: () => {} })
       const answer = await response.text()
       return done(call.isStream && !LAST_FRAME.test(answer) ? 'The stream broke off' : '')
     } catch (thrown) {

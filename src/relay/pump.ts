@@ -28,6 +28,8 @@ export interface PumpOptions {
   readonly keepAliveMs: number
   /** Reads an abandoned stream to its end. */
   readonly drains: boolean
+  /** Closes the connection of a client that takes nothing any more. */
+  readonly hangUp: () => void
   readonly log: Log
   readonly encodeError: (error: GatewayError) => string
   /** The upstream's first byte is here. */
@@ -264,8 +266,9 @@ export function createPump(options: PumpOptions): Pump {
           if (isCommitted && !isAbandoned && !isEnded) controller.enqueue(PING)
         })
         exchange.onStall(() => {
-          if (isCommitted)
-            interrupt('client-gone').catch((error) => log.error('a stalled call did not end well', { error }))
+          if (!isCommitted) return
+          options.hangUp()
+          interrupt('client-gone').catch((error) => log.error('a stalled call did not end well', { error }))
         })
       },
       async pull(controller) {

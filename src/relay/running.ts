@@ -8,6 +8,14 @@ export interface LiveCall {
   abort(reason: AbortReason): void
 }
 
+/** Who waits for the answer. */
+export interface Client {
+  /** Fires when the client leaves. */
+  readonly signal: AbortSignal
+  /** Closes its connection, even one that takes nothing any more. */
+  hangUp(): void
+}
+
 export interface Running extends LiveCall {
   /** An upstream is being asked: this is how to stop it. */
   open(abort: (reason: AbortReason) => void): void
@@ -18,14 +26,13 @@ export interface Running extends LiveCall {
   /** The channel of this attempt reads on when the client leaves. */
   drains: boolean
   abortedBy(): AbortReason | undefined
+  /** Of the client's connection. */
+  hangUp(): void
   close(): void
 }
 
-/**
- * Must not keep the call itself: a stream outlives its request body.
- * @param signal fires when the client leaves
- */
-export function createRunning(requestId: string, signal: AbortSignal, log: Log): Running {
+/** Must not keep the call itself: a stream outlives its request body. */
+export function createRunning(requestId: string, { signal, hangUp }: Client, log: Log): Running {
   let target: ((reason: AbortReason) => void) | undefined
   let reason: AbortReason | undefined
   let pump: Pump | undefined
@@ -53,6 +60,7 @@ export function createRunning(requestId: string, signal: AbortSignal, log: Log):
     isSettled: false,
     drains: false,
     abortedBy: () => reason,
+    hangUp,
     open(next) {
       target = next
       if (reason !== undefined) next(reason)

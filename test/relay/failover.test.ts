@@ -64,6 +64,39 @@ describe('another channel is tried', () => {
     }
   })
 
+  test('when the upstream closes the kept connection on which it gets the call, without sending it there again', async () => {
+    const heard = new Map<unknown, number>()
+    const answer = '{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}]}'
+    const fickle = Bun.listen({
+      hostname: '127.0.0.1',
+      port: 0,
+      socket: {
+        data(socket) {
+          const calls = (heard.get(socket) ?? 0) + 1
+          heard.set(socket, calls)
+          if (calls > 1) socket.terminate()
+          else
+            socket.write(
+              `HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: ${answer.length}\r\n\r\n${answer}`,
+            )
+        },
+      },
+    })
+    try {
+      const { model, channel, second } = await failing('x', { firstUrl: `http://127.0.0.1:${fickle.port}` })
+      expect((await world.row(await world.post(CHAT, ask(model)))).channel).toBe(channel)
+      const row = await world.row(await world.post(CHAT, ask(model)))
+      expect(adminInfo(row).use_channel).toEqual([String(channel), String(second)])
+      expect(adminInfo(row).attempts[0]).toMatchObject({
+        status: 0,
+        reason: expect.stringContaining('do_request_failed'),
+      })
+      expect([...heard.values()]).toEqual([2])
+    } finally {
+      fickle.stop(true)
+    }
+  })
+
   test('when a stream fails before its first frame: by an error event, a cut, or an empty body', async () => {
     world.upstream.on('error-event', {
       raw: {
@@ -133,6 +166,19 @@ describe('another channel is tried', () => {
     }
   })
 
+  test('after a redirect, which is not followed and is no answer for the client either', async () => {
+    const headers = { location: 'http://127.0.0.1:9/elsewhere' }
+    const { model } = await world.model({
+      behaviour: { status: 307, headers, raw: { contentType: 'text/plain', parts: ['moved'] } },
+    })
+    const alone = await world.post(CHAT, ask(model))
+    expect(alone.status).toBe(502)
+    expect(alone.headers.has('location')).toBe(false)
+    expect(adminInfo(await world.row(alone)).attempts).toMatchObject([{ status: 307 }])
+    await world.channel({ model, sentAs: 'good' })
+    expect((await world.post(CHAT, ask(model))).status).toBe(200)
+  })
+
   test('by the mapped status, which the client sees, too', async () => {
     const fields = { status_code_mapping: JSON.stringify({ 400: '503', 429: 418 }) }
     const { model } = await world.model({
@@ -148,6 +194,15 @@ describe('another channel is tried', () => {
 })
 
 describe('what the client hears', () => {
+  test('how long the upstream asked to wait, when no other channel helps', async () => {
+    const { model } = await world.model({ behaviour: { status: 429, headers: { 'retry-after': '7' } } })
+    for (const path of [CHAT, MESSAGES]) {
+      const reply = await world.post(path, ask(model))
+      expect(reply.status).toBe(429)
+      expect(reply.headers.get('retry-after')).toBe('7')
+    }
+  })
+
   test('the upstream’s own words in the client’s dialect, without its addresses and keys', async () => {
     const message = 'Bad key upstream-key at https://api.secret-host.com/v1/chat?key=abc (10.1.2.3)'
     const error = { message, type: 'invalid_request_error', code: 'bad_thing' }

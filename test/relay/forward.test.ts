@@ -36,6 +36,13 @@ describe('requests', () => {
     expect((await world.row(reply)).other).toMatchObject({ is_model_mapped: true, upstream_model_name: 'the-real-one' })
   })
 
+  test('a byte order mark in front is no part of the JSON, and stays', async () => {
+    const { model } = await world.model({ modelMapping: (name) => ({ [name]: 'the-real-one' }) })
+    const reply = await world.post(CHAT, utf8.encode(`\ufeff${odd(model)}`))
+    expect(reply.status).toBe(200)
+    expect(world.upstream.last().body).toEqual(utf8.encode(`\ufeff${odd('the-real-one')}`))
+  })
+
   test('a model named twice, in whatever spelling, goes out as the one that was priced', async () => {
     const { model } = await world.model()
     await world.post(

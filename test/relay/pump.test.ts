@@ -55,6 +55,7 @@ function scripted(options: Partial<PumpOptions> = {}) {
     maxLineChars: 1_000_000,
     keepAliveMs: 1_000,
     drains: false,
+    hangUp: () => {},
     log: silentLog,
     encodeError: (error) => codecs['openai-chat'].encodeStreamError(error, 'id'),
     onFirstByte: () => {},
@@ -180,14 +181,19 @@ describe('one end', () => {
     expect(ends).toMatchObject([{ ending: 'client-gone' }])
   })
 
-  test('a client that stalls is settled once, and its stream is closed', async () => {
-    const { pump, say, ends, calls } = scripted()
+  test('a client that stalls is settled once, its stream is closed and its connection too', async () => {
+    let hangUps = 0
+    const hangUp = (): void => {
+      hangUps++
+    }
+    const { pump, say, ends, calls } = scripted({ hangUp })
     const primed = pump.prime(LONG_MS)
     say(frame('one'))
     await primed
     calls.stall!()
     await Bun.sleep(0)
     expect(ends).toMatchObject([{ ending: 'client-gone' }])
+    expect(hangUps).toBe(1)
     expect(await new Response(pump.body).text()).toContain('one')
   })
 })

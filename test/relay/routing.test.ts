@@ -162,12 +162,25 @@ describe('refused before any upstream hears of it', () => {
     for (const [method, path] of [
       ['POST', '/v1/nothing'],
       ['GET', CHAT],
-      ['DELETE', '/v1/models/x'],
     ] as const) {
       const reply = await fetch(`${world.app.url}${path}`, { method })
       expect(reply.status).toBe(404)
-      const { error } = (await reply.json()) as { error: { message: string } }
+      const { error } = (await reply.json()) as { error: { message: string; type: string } }
       expect(error.message).toContain(`Invalid URL (${method} ${path})`)
+      expect(error.type).toBe('invalid_request_error')
+    }
+  })
+
+  test('an API of OpenAI that is not offered is told as not implemented', async () => {
+    for (const [method, path] of [
+      ['POST', '/v1/images/variations'],
+      ['GET', '/v1/files/file-1/content'],
+      ['POST', '/v1/fine-tunes'],
+      ['DELETE', '/v1/models/x'],
+    ] as const) {
+      const reply = await fetch(`${world.app.url}${path}`, { method })
+      expect(reply.status).toBe(501)
+      expect(await reply.json()).toMatchObject({ error: { type: 'new_api_error', code: 'api_not_implemented' } })
     }
   })
 })
