@@ -59,14 +59,13 @@ async function supervise(
   startWorker: readonly string[],
   log: Log,
 ): Promise<number> {
-  const locks: DirectoryLock[] = []
   for (const folder of ownFolders(config)) {
-    const lock = takeFolder(folder)
-    if (!lock) {
-      log.error('another headgate uses this folder; give each node a folder of its own', { folder })
+    if (!takeFolder(folder)) {
+      log.error('another headgate runs in this folder, or is still stopping; give each node a folder of its own', {
+        folder,
+      })
       return 1
     }
-    locks.push(lock)
   }
   const place = await claimPort(config.listenHost, config.port)
   if (!place) {
@@ -103,13 +102,10 @@ async function supervise(
     dataDir,
     pid: process.pid,
   })
-  const exitCode = await supervisor.run()
-  // Held until here by name: a lock that nobody refers to is collected, and dropped.
-  for (const lock of locks) lock.release()
-  return exitCode
+  return supervisor.run()
 }
 
-/** @returns undefined if another process has the folder */
+/** The lock is held until this process ends. @returns undefined if another process has the folder */
 function takeFolder(folder: string): DirectoryLock | undefined {
   try {
     return lockDirectory(folder, HANDOVER_MS)

@@ -10,6 +10,9 @@ import { join } from 'node:path'
 
 export const LOCK_FILE = 'headgate.lock'
 
+/** A collected object would close its file and drop the lock, whoever forgot it: so locks are kept here until released. */
+const held = new Set<Database>()
+
 export interface DirectoryLock {
   release(): void
 }
@@ -30,5 +33,11 @@ export function lockDirectory(directory: string, waitMs: number): DirectoryLock 
     if ((error as { code?: string }).code === 'SQLITE_BUSY') return undefined
     throw error
   }
-  return { release: () => file.close() }
+  held.add(file)
+  return {
+    release() {
+      held.delete(file)
+      file.close()
+    },
+  }
 }
