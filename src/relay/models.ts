@@ -3,11 +3,13 @@ import type { Caller } from '../domain/accounts/index.ts'
 import type { Prices } from '../domain/billing/index.ts'
 import { type Channels, normaliseModel } from '../domain/channels/index.ts'
 import { GatewayError } from '../errors.ts'
+import type { Provider } from '../provider/provider.ts'
 
 export type ListDialect = 'openai' | 'claude' | 'gemini'
 
 /** Models have no date of their own here: a fixed one, as clients expect some. */
 const CREATED_SEC = 1_626_777_600
+const NONE_TRIED: ReadonlySet<number> = new Set()
 
 /**
  * By the headers that only their clients send. Anthropic's SDK puts its key into `x-api-key` or `authorization`, depending on
@@ -29,13 +31,25 @@ export function createModelLists({ channels, prices }: { readonly channels: Chan
       )
       .filter((model) => caller.acceptsUnpriced || prices.has(model))
 
-  const openaiModel = (model: string) => ({
-    id: model,
-    object: 'model',
-    created: CREATED_SEC,
-    owned_by: 'headgate',
-    supported_endpoint_types: ['openai', 'anthropic'],
-  })
+  /** Of a channel that would serve the model next, in the first group that has one. */
+  const providerOf = (model: string, groups: readonly string[]): Provider | undefined => {
+    for (const group of groups) {
+      const channel = channels.candidates({ model, group }).next(0, NONE_TRIED)
+      if (channel) return channel.provider
+    }
+    return undefined
+  }
+  const openaiModel = (model: string, caller: Caller) => {
+    const provider = providerOf(model, caller.groups)
+    return {
+      id: model,
+      object: 'model',
+      created: CREATED_SEC,
+      owned_by: provider?.name ?? 'custom',
+      // What the upstream speaks itself; the other dialect is converted.
+      supported_endpoint_types: provider?.speaks.chat?.claude === undefined ? ['openai'] : ['anthropic', 'openai'],
+    }
+  }
   const claudeModel = (model: string) => ({
     id: model,
     created_at: new Date(CREATED_SEC * 1000).toISOString(),
@@ -57,13 +71,13 @@ export function createModelLists({ channels, prices }: { readonly channels: Chan
         case 'gemini':
           return { models: names.map((name) => ({ name, displayName: name })), nextPageToken: null }
         case 'openai':
-          return { success: true, object: 'list', data: names.map(openaiModel) }
+          return { success: true, object: 'list', data: names.map((name) => openaiModel(name, caller)) }
       }
     },
     /** @throws GatewayError 404 for a model that the caller cannot use */
     find(caller: Caller, model: string, dialect: ListDialect): unknown {
       if (!namesFor(caller).includes(model)) throw new GatewayError('unknown_model', { params: { model } })
-      return dialect === 'claude' ? claudeModel(model) : openaiModel(model)
+      return dialect === 'claude' ? claudeModel(model) : openaiModel(model, caller)
     },
   }
 }

@@ -319,6 +319,20 @@ describe('lists of models', () => {
     expect((await get(`/v1/models/${other.model}`, bearer)).status).toBe(404)
   })
 
+  test('say whose a model is, and what its upstream speaks', async () => {
+    const key = await keyWith({})
+    for (const [type, owner, dialects] of [
+      [PROVIDER.openai, 'OpenAI', ['openai']],
+      [PROVIDER.anthropic, 'Anthropic', ['anthropic', 'openai']],
+    ] as const) {
+      const { model } = await world.model({ type })
+      expect(await (await get(`/v1/models/${model}`, { authorization: `Bearer ${key}` })).json()).toMatchObject({
+        owned_by: owner,
+        supported_endpoint_types: dialects,
+      })
+    }
+  })
+
   test('an unknown model is a 404 in the client’s dialect, also one whose name is no proper escape', async () => {
     const headers = { authorization: `Bearer ${world.app.key.key}` }
     for (const name of ['nothing', 'a/b', 'x%ff', '%2e%2e%2fetc', 'a%2525']) {
