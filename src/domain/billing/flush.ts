@@ -255,6 +255,8 @@ export function createFlush(deps: {
       else if (next) await applyRange(part, outbox, next.batch)
       if (misfits.has(instanceId)) await setMisfitAside(outbox, part, instanceId)
       else if (!next) return
+      // SQLite answers without leaving the turn: a backlog would keep every call waiting until its last batch.
+      await new Promise(setImmediate)
     }
   }
 
