@@ -55,9 +55,14 @@ for (const engine of ENGINES)
         const { granted, keys } = await furnish(node, upstream.url)
         const load = startLoad({ url: node.url, keys, models: MODELS, clients: CLIENTS, seed: SEED })
         const kills = await killAtRandom(node, random)
+        // Until a killed worker has its successor, neither the node's readiness nor the rows below know of its death.
+        await eventually('every killed worker has a successor', async () => {
+          const pids = await node.workerPids()
+          return pids.length === workers && !pids.some((pid) => kills.pids.has(pid))
+        })
         await node.ready()
         await load.stop()
-        // A worker that was killed last may only now be starting again, and returns what its earlier life had parked.
+        // What starts again returns what its earlier life had parked.
         const { clusterInstances } = testDb.db.tables
         await eventually(
           'every worker is back',
@@ -146,7 +151,7 @@ interface Moment {
 
 /** Kills workers and, less often, the node, in calm and in the middle of a start. */
 async function killAtRandom(node: RealNode, random: ReturnType<typeof seeded>) {
-  const kills = { workers: 0, nodes: 0, moments: [] as Moment[] }
+  const kills = { workers: 0, nodes: 0, moments: [] as Moment[], pids: new Set<number>() }
   // A supervisor waits longer before each start of a worker that keeps dying; a new one does not.
   let sinceNode = 0
   while (kills.moments.length < KILLS) {
@@ -168,7 +173,9 @@ async function killAtRandom(node: RealNode, random: ReturnType<typeof seeded>) {
         return alive.length > 0 ? alive : undefined
       })
       const fromMs = Date.now()
-      killProcess(random.pick(pids))
+      const pid = random.pick(pids)
+      killProcess(pid)
+      kills.pids.add(pid)
       kills.moments.push({ fromMs, toMs: Date.now() })
       kills.workers += 1
       sinceNode += 1
