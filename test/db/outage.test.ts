@@ -7,7 +7,7 @@ import { type Log, silentLog } from '../../src/lib/log.ts'
 import { SERVER_ENGINE, sqlServer, type TestDb } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 import { freePort, type SqlServer } from '../support/services.ts'
-import { openTcpProxy, type TcpProxy } from './tcp-proxy.ts'
+import { openTcpProxy, type TcpProxy } from '../support/tcp-proxy.ts'
 
 async function failure(promise: PromiseLike<unknown>): Promise<DbError> {
   try {

@@ -1,4 +1,4 @@
-/** A TCP proxy in front of a database that misbehaves on demand: cuts, freezes, refuses, counts. */
+/** A TCP proxy in front of a server that misbehaves on demand: cuts, freezes, delays, refuses, counts, leads elsewhere. */
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 
 export interface TcpProxy {
@@ -14,9 +14,16 @@ export interface TcpProxy {
   onText(text: string, action: 'cut-before' | 'cut-after' | 'freeze'): void
   /** Ends every connection. */
   cutAll(): void
-  /** Keeps all bytes in both directions from now on. */
+  /** Keeps all bytes in both directions from now on: a black hole, to which one can even connect. */
   freeze(): void
   thaw(): void
+  /** Ends every connection, and each new one at once, until `admit`. */
+  refuse(): void
+  admit(): void
+  /** Every piece arrives this much later, each way, ms; 0 ends it. */
+  delay(ms: number): void
+  /** New connections lead to another server; those that are open stay. */
+  lead(target: { readonly host: string; readonly port: number }): void
   /** Stops listening and ends everything. */
   close(): Promise<void>
 }
@@ -32,13 +39,23 @@ export async function openTcpProxy(
   let isFrozen = false
   let held: (() => void)[] = []
 
-  const pass = (to: Socket, bytes: Buffer | string): void => {
+  let isRefusing = false
+  let delayMs = 0
+  let leadsTo = target
+
+  const arrive = (to: Socket, bytes: Buffer | string): void => {
     if (isFrozen) held.push(() => to.write(bytes))
     else to.write(bytes)
   }
+  const pass = (to: Socket, bytes: Buffer | string): void => {
+    // Timers of one length end in the order in which they began.
+    if (delayMs > 0) setTimeout(() => arrive(to, bytes), delayMs)
+    else arrive(to, bytes)
+  }
   const listener = createServer((client) => {
+    if (isRefusing) return void client.destroy()
     accepted++
-    const server = connect({ host: target.host, port: target.port, noDelay: true })
+    const server = connect({ host: leadsTo.host, port: leadsTo.port, noDelay: true })
     const pair = { client, server }
     pairs.add(pair)
     let isMute = false
@@ -89,6 +106,19 @@ export async function openTcpProxy(
       isFrozen = false
       for (const send of held) send()
       held = []
+    },
+    refuse: () => {
+      isRefusing = true
+      cutAll()
+    },
+    admit: () => {
+      isRefusing = false
+    },
+    delay: (ms) => {
+      delayMs = ms
+    },
+    lead: (to) => {
+      leadsTo = to
     },
     close: () =>
       new Promise((resolve) => {

@@ -1,0 +1,100 @@
+/**
+ * A balance B and a fixed price c buy exactly ⌊B ÷ c⌋ calls, however many clients ask how many nodes at once, and whatever
+ * becomes of Redis meanwhile. A call that cannot be decided yet (503) asks again.
+ */
+import { expect, test } from 'bun:test'
+import type { MadeKey } from '../support/admin-client.ts'
+import { type Cluster, openCluster } from '../support/cluster.ts'
+import { SERVER_ENGINE } from '../support/engines.ts'
+
+const UNITS_PER_DOLLAR = 500_000
+const MODEL = 'fixed'
+const PRICE_DOLLAR = 0.002
+const PRICE = PRICE_DOLLAR * UNITS_PER_DOLLAR
+/** What B ÷ c leaves over. */
+const REST = 1
+const CALLS = process.env['SOAK'] ? 500 : 160
+const AFFORDABLE = Math.floor(CALLS * 0.6)
+
+interface Case {
+  readonly name: string
+  readonly redis?: 'own' | 'none'
+  readonly env?: Readonly<Record<string, string>>
+  /** Goes on while the calls are under way. */
+  readonly trouble?: (cluster: Cluster) => Promise<void>
+}
+
+const CASES: readonly Case[] = [
+  { name: 'calmly, several workers each', env: { WORKERS: '2' } },
+  { name: 'while Redis forgets everything', trouble: async ({ redis }) => flushAll(redis?.url ?? '') },
+  {
+    name: 'while Redis goes away',
+    trouble: async ({ redisProxy }) => {
+      await Bun.sleep(50)
+      redisProxy?.refuse()
+    },
+  },
+  { name: 'without Redis', redis: 'none' },
+  { name: 'in batch mode', env: { BATCH_UPDATE_ENABLED: 'true', BATCH_UPDATE_INTERVAL: '2' } },
+]
+
+if (SERVER_ENGINE)
+  for (const { name, trouble, ...options } of CASES)
+    test(`wallet and key buy what they can pay and no more: ${name}`, async () => {
+      const cluster = await openCluster(options)
+      try {
+        const { admin, upstream, nodes } = cluster
+        await admin.options({ ModelPrice: { [MODEL]: PRICE_DOLLAR }, RetryTimes: 0 })
+        await admin.channel({ name: 'chat', baseUrl: upstream.url, models: [MODEL] })
+        const wallet = await admin.user(AFFORDABLE * PRICE + REST)
+        const rich = await admin.user(CALLS * PRICE * 10)
+        const subjects = {
+          wallet: await admin.apiKey(wallet),
+          key: await admin.apiKey(rich, { quota: AFFORDABLE * PRICE + REST }),
+        }
+        for (const [subject, key] of Object.entries(subjects)) {
+          const asked = Array.from({ length: CALLS }, (_, n) =>
+            callUntilDecided(nodes[n % nodes.length]?.url ?? '', key),
+          )
+          const troubled = trouble?.(cluster)
+          const statuses = await Promise.all(asked)
+          await troubled
+          cluster.redisProxy?.admit()
+          const count = (status: number) => statuses.filter((each) => each === status).length
+          expect({ subject, ok: count(200), refused: count(403) }).toEqual({
+            subject,
+            ok: AFFORDABLE,
+            refused: CALLS - AFFORDABLE,
+          })
+        }
+        const report = await cluster.stop({ upstream: upstream.ledger().map((line) => line.requestId) })
+        expect(report.unlogged).toEqual([])
+        expect(report.logRows).toBe(AFFORDABLE * 2)
+      } finally {
+        await cluster.remove()
+      }
+    }, 120_000)
+
+/** Waits as long as a 503 asks, but no longer than a test has time. @returns the final status */
+async function callUntilDecided(url: string, { key }: MadeKey): Promise<number> {
+  for (;;) {
+    const reply = await fetch(`${url}/v1/chat/completions`, {
+      method: 'POST',
+      headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+      body: JSON.stringify({ model: MODEL, messages: [{ role: 'user', content: 'hello' }] }),
+    })
+    await reply.bytes()
+    if (reply.status !== 503) return reply.status
+    expect(reply.headers.get('retry-after')).not.toBeNull()
+    await Bun.sleep(200)
+  }
+}
+
+async function flushAll(url: string): Promise<void> {
+  const client = new Bun.RedisClient(url)
+  for (let n = 0; n < 20; n += 1) {
+    await client.send('FLUSHALL', [])
+    await Bun.sleep(20)
+  }
+  client.close()
+}
