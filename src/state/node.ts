@@ -6,23 +6,19 @@ import type { Log } from '../lib/log.ts'
 import { createListeners } from './listeners.ts'
 import type { State } from './state.ts'
 
-type Operation = 'get' | 'set' | 'delete' | 'add'
+/** What workers ask the supervisor for, by the names of `State`. */
+type Operation = 'get' | 'set' | 'delete' | 'add' | 'take' | 'correct' | 'hold' | 'release'
+type Arguments = Parameters<State[Operation]>
+type Answer = Awaited<ReturnType<State[Operation]>>
 
 /** Worker to supervisor. */
 export type NodeRequest =
-  | {
-      readonly kind: 'state'
-      readonly id: number
-      readonly operation: Operation
-      readonly key: string
-      readonly value?: string | number
-      readonly ttlMs?: number
-    }
+  | { readonly kind: 'state'; readonly id: number; readonly operation: Operation; readonly args: Arguments }
   | { readonly kind: 'publish'; readonly topic: string; readonly message: string }
 
 /** Supervisor to worker. */
 export type NodeReply =
-  | { readonly kind: 'answer'; readonly id: number; readonly value?: string | number; readonly error?: string }
+  | { readonly kind: 'answer'; readonly id: number; readonly value?: Answer; readonly error?: string }
   | { readonly kind: 'published'; readonly topic: string; readonly message: string }
 
 export interface NodeState extends State {
@@ -39,30 +35,30 @@ export function createNodeState({
   readonly log: Log
 }): NodeState {
   const listeners = createListeners(log)
-  const waiting = new Map<number, PromiseWithResolvers<string | number | undefined>>()
+  const waiting = new Map<number, PromiseWithResolvers<Answer>>()
   let lastId = 0
 
-  const ask = (
-    operation: Operation,
-    key: string,
-    value?: string | number,
-    ttlMs?: number,
-  ): Promise<string | number | undefined> => {
-    const id = ++lastId
-    const answer = Promise.withResolvers<string | number | undefined>()
-    waiting.set(id, answer)
-    send({ kind: 'state', id, operation, key, value, ttlMs })
-    return answer.promise
-  }
+  /** One operation at the supervisor, which answers as a state of its own would. */
+  const ask =
+    <O extends Operation>(operation: O): State[O] =>
+    // Safe: arguments and answer are those of the same operation at the other end.
+    ((...args: Arguments) => {
+      const id = ++lastId
+      const answer = Promise.withResolvers<Answer>()
+      waiting.set(id, answer)
+      send({ kind: 'state', id, operation, args })
+      return answer.promise
+    }) as State[O]
   return {
     kind: 'node',
-    get: async (key) => {
-      const value = await ask('get', key)
-      return value === undefined ? undefined : String(value)
-    },
-    set: async (key, value, ttlMs) => void (await ask('set', key, value, ttlMs)),
-    delete: async (key) => void (await ask('delete', key)),
-    add: async (key, n, ttlMs) => Number(await ask('add', key, n, ttlMs)),
+    get: ask('get'),
+    set: ask('set'),
+    delete: ask('delete'),
+    add: ask('add'),
+    take: ask('take'),
+    correct: ask('correct'),
+    hold: ask('hold'),
+    release: ask('release'),
     async publish(topic, message) {
       // Here at once, at the other workers by way of the supervisor.
       listeners.deliver(topic, message)
@@ -98,23 +94,12 @@ export async function serveNodeState(
 ): Promise<void> {
   if (request.kind === 'publish')
     return broadcast({ kind: 'published', topic: request.topic, message: request.message })
-  const { id, operation, key, value, ttlMs } = request
+  const { id, operation, args } = request
   try {
-    answer({ kind: 'answer', id, value: await perform(state, operation, key, value, ttlMs) })
+    // Safe: the worker's end takes the arguments of the same operation.
+    const perform = state[operation] as (...args: Arguments) => Promise<Answer>
+    answer({ kind: 'answer', id, value: await perform(...args) })
   } catch (error) {
     answer({ kind: 'answer', id, error: String(error) })
   }
-}
-
-async function perform(
-  state: State,
-  operation: Operation,
-  key: string,
-  value?: string | number,
-  ttlMs?: number,
-): Promise<string | number | undefined> {
-  if (operation === 'get') return state.get(key)
-  if (operation === 'set') await state.set(key, String(value), ttlMs)
-  if (operation === 'delete') await state.delete(key)
-  return operation === 'add' ? state.add(key, Number(value), ttlMs ?? 0) : undefined
 }

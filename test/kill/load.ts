@@ -5,7 +5,8 @@
 import { seeded } from '../protocol/random.ts'
 
 export interface LoadOptions {
-  readonly url: string
+  /** Of the nodes; each call meets one of them. */
+  readonly urls: readonly string[]
   readonly keys: readonly string[]
   readonly models: readonly string[]
   readonly clients: number
@@ -31,7 +32,7 @@ const ENTRANCES = [
 /** No answer takes this long; a client that waited for ever would keep the test from ending. */
 const PATIENCE_MS = 20_000
 
-export function startLoad({ url, keys, models, clients, seed }: LoadOptions): Load {
+export function startLoad({ urls, keys, models, clients, seed }: LoadOptions): Load {
   const complete = new Set<string>()
   const ends = { complete: 0, refused: 0, left: 0, broken: 0, down: 0 }
   let isStopping = false
@@ -50,7 +51,7 @@ export function startLoad({ url, keys, models, clients, seed }: LoadOptions): Lo
         messages: [{ role: 'user', content: `call ${random.int(1e9)} ${'x'.repeat(random.int(400))}` }],
       })
       const { end, id } = await call(
-        `${url}${path}`,
+        `${random.pick(urls)}${path}`,
         random.pick(keys),
         body,
         stream ? finalFrame : undefined,
