@@ -15,6 +15,7 @@ import { adminRoutes } from './admin/index.ts'
 import { logRoutes } from './admin/log-routes.ts'
 import { openApiRoutes } from './admin/openapi-routes.ts'
 import { optionRoutes } from './admin/option-routes.ts'
+import { createPageRedirect } from './admin/page-redirect.ts'
 import { pricingRoutes } from './admin/pricing-routes.ts'
 import { redemptionRoutes } from './admin/redemption-routes.ts'
 import { selfRoutes } from './admin/self-routes.ts'
@@ -28,6 +29,7 @@ import {
   type Db,
   DbError,
   openDb,
+  parseDsn,
   readClusterId,
   readTopicVersions,
   syncSchema,
@@ -36,9 +38,17 @@ import {
 import { createAccounts } from './domain/accounts/index.ts'
 import { createAudit } from './domain/audit.ts'
 import { createLedger, createPrices, deliverCreditLogs } from './domain/billing/index.ts'
-import { createChannels } from './domain/channels/index.ts'
-import { createUnderLease } from './domain/cluster/index.ts'
-import { createOptions } from './domain/options/index.ts'
+import { beginKeysAtRest, createChannels, lockedKeys } from './domain/channels/index.ts'
+import {
+  createAgreement,
+  createTakeTurn,
+  deriveSecrets,
+  type NodeSettings,
+  openSalt,
+  secretInfo,
+  settingsInfo,
+} from './domain/cluster/index.ts'
+import { createBaseUrl, createOptions } from './domain/options/index.ts'
 import { createHourlyReads, createLogReads, createModelCatalog } from './domain/usage/index.ts'
 import {
   buildIndexesJob,
@@ -48,9 +58,10 @@ import {
   syncLogSchemaJob,
 } from './jobs/index.ts'
 import { systemClock } from './lib/clock.ts'
-import { clientIp, PRIVATE_NETWORKS, parseCidrs } from './lib/ip.ts'
+import { clientIp, normaliseIp, PRIVATE_NETWORKS, parseCidrs } from './lib/ip.ts'
 import { createLifecycle } from './lib/lifecycle.ts'
 import type { Log } from './lib/log.ts'
+import { redactAddress } from './lib/redact.ts'
 import type { NodeLink, Readiness } from './node.ts'
 import { createProviders } from './provider/registry.ts'
 import { createRelay } from './relay/index.ts'
@@ -85,6 +96,10 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
   const version = config.reportedVersion || VERSION
   const lifecycle = createLifecycle(log)
   const startTimeSec = Math.floor(clock.now() / 1000)
+  const sessionSecrets = [
+    config.sessionSecret,
+    ...(config.sessionSecretPrevious === '' ? [] : [config.sessionSecretPrevious]),
+  ]
   let port: number | undefined
   let isListening = false
   let missing: () => readonly string[] = () => ['the node is starting']
@@ -115,6 +130,33 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     return db
   }
 
+  /** The secrets of this node, once they are known to be those of its cluster. @throws ConfigError that names the variable */
+  const joinCluster = (db: Db) =>
+    untilAvailable('cluster', log, async () => {
+      const own = await deriveSecrets(
+        {
+          session: sessionSecrets,
+          crypto: [config.cryptoSecret, config.cryptoSecretPrevious].filter((secret) => secret !== ''),
+          ledgerLeaseSec: config.ledgerLeaseSec,
+        },
+        await openSalt(db),
+      )
+      const agreement = createAgreement({
+        db,
+        own: own.fingerprints,
+        nodeId: node.nodeId,
+        isAlone: config.isSingleNode,
+        isCryptoDerived: !config.hasCryptoSecret,
+        unreadable: () => lockedKeys(db, own.keyring),
+        leaseMs: config.ledgerLeaseSec * 1000,
+        log,
+        clock,
+      })
+      refuse(await agreement.join())
+      await beginKeysAtRest(db, own.keyring, config.hasCryptoSecret && config.isKeyEncryptionWanted)
+      return { ...own, agreement }
+    })
+
   const start = async (): Promise<void> => {
     const db = await openDatabase('database', config.sqlDsn)
     const isLogSeparate = config.logSqlDsn !== ''
@@ -122,6 +164,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     if (role.migrates) await untilAvailable('schema', log, () => syncSchema(db, { log, version }))
     else await waitForSchema(db, { log })
     const clusterId = await readClusterId(db)
+    const secrets = await joinCluster(db)
 
     const state =
       config.redisConnString === ''
@@ -147,6 +190,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     const options = createOptions({ db, topics, log, clock })
     lifecycle.defer('options', options.close)
     await options.ready()
+    const baseUrl = createBaseUrl(config.frontendBaseUrl, options)
     const prices = createPrices(options)
     const providers = createProviders({
       azureApiVersion: config.azureDefaultApiVersion,
@@ -157,7 +201,8 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         headers: options.get('claude.model_headers_settings'),
       }),
     })
-    const channels = createChannels({ db, topics, options, providers, log, clock, random: Math.random, fetch })
+    const { keyring } = secrets
+    const channels = createChannels({ db, topics, options, providers, keyring, log, clock, random: Math.random, fetch })
     lifecycle.defer('channels', async () => {
       await channels.idle()
       channels.close()
@@ -174,7 +219,8 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       log,
       clock,
       version,
-      secrets: [config.sessionSecret],
+      secrets: sessionSecrets,
+      signing: secrets.agreement.signing,
       sessionLimits: {
         active: config.sessionActiveLimit,
         issuance: config.sessionIssuanceLimit,
@@ -187,6 +233,8 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     })
     lifecycle.defer('accounts', accounts.close)
     await accounts.ready()
+    secrets.agreement.follow(topics)
+    lifecycle.defer('secrets', secrets.agreement.close)
     topics.start()
 
     const ledger = createLedger({
@@ -196,7 +244,16 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       log,
       clock,
       dataDir: config.dataDir,
-      instance: { node: config.nodeName, worker: node.workerIndex, role: role.name, version },
+      instance: {
+        node: config.nodeName,
+        worker: node.workerIndex,
+        role: role.name,
+        version,
+        info: {
+          ...secretInfo(node.nodeId, secrets.fingerprints),
+          ...settingsInfo(settingsOf(config, await clockAheadOf(db))),
+        },
+      },
       leaseMs: config.ledgerLeaseSec * 1000,
       sync: config.outboxSync === 'full' ? 'full' : 'normal',
       flush: { isBatch: config.isBatchUpdate, intervalMs: config.batchUpdateIntervalSec * 1000 },
@@ -206,7 +263,11 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     })
     lifecycle.defer('ledger', (remainingMs) => ledger.drain(remainingMs))
     await ledger.open()
+    // The cluster may have gone over to another secret while nobody could see this instance.
+    refuse(await secrets.agreement.confirm())
 
+    /** Names this process alone; nodes may have one name. */
+    const processName = `${config.nodeName.slice(0, 90)}-${crypto.randomUUID()}`
     const jobs = createJobRunner({
       jobs: [
         cleanSessionsJob(accounts.sessions),
@@ -219,7 +280,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
           : []),
       ],
       role,
-      underLease: createUnderLease({ db, holder: `${config.nodeName}-${crypto.randomUUID()}`, log, clock }),
+      takeTurn: createTakeTurn({ db, holder: processName, ttlMs: config.jobLeaseSec * 1000, log, clock }),
       log,
       clock,
     })
@@ -282,6 +343,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         version,
         startTimeSec,
         isBatchUpdate: config.isBatchUpdate,
+        baseUrl,
         pingDb: () => db.now(),
         activeConnections: relay.active,
         clock,
@@ -319,12 +381,19 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       resources: documented,
       plain: [
         billingCompatRoutes({ accounts, options, http }),
-        homeRoutes({ accounts, options }),
+        homeRoutes({ accounts, options, baseUrl }),
         openApiRoutes({ documented: () => admin, version }),
       ],
     }) as AnyElysia
 
-    const web = new Elysia()
+    const redirectPage =
+      role.redirectsPages && config.frontendBaseUrl !== '' ? createPageRedirect(config.frontendBaseUrl) : undefined
+    const entrance = redirectPage
+      ? new Elysia().onRequest(({ request, server }) =>
+          redirectPage(request, trusted.has(normaliseIp(server?.requestIP(request)?.address ?? ''))),
+        )
+      : new Elysia()
+    const web = entrance
       .get('/healthz', () => new Response('ok\n'), { detail: { hide: true } })
       .get(
         '/readyz',
@@ -362,8 +431,13 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       await server.stop(true)
     })
 
-    missing = () =>
-      ledger.isWritable() ? [] : [`the journal in ${config.dataDir} takes no charges: is the disk full?`]
+    missing = () => {
+      const misfit = secrets.agreement.problem()
+      return [
+        ...(ledger.isWritable() ? [] : [`the journal in ${config.dataDir} takes no charges: is the disk full?`]),
+        ...(misfit === undefined ? [] : [misfit]),
+      ]
+    }
     report()
     const reporting = setInterval(report, READINESS_EVERY_MS)
     lifecycle.defer('readiness', () => clearInterval(reporting))
@@ -376,6 +450,34 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     readiness: node.readiness,
     address: () => (port === undefined ? undefined : { port }),
   }
+}
+
+/** @throws ConfigError */
+function refuse(problem: string | undefined): void {
+  if (problem !== undefined) throw new ConfigError(problem)
+}
+
+/** What this node tells the others, so that differences show. */
+function settingsOf(config: Config, clockAheadMs: number): NodeSettings {
+  const address = (dsn: string): string => {
+    const parsed = parseDsn(dsn)
+    return 'host' in parsed ? `${parsed.socketPath ?? `${parsed.host}:${parsed.port}`}/${parsed.database}` : ''
+  }
+  return {
+    database: address(config.sqlDsn),
+    logDatabase: address(config.logSqlDsn),
+    redis: redactAddress(config.redisConnString),
+    timeZone: config.timeZone || Intl.DateTimeFormat().resolvedOptions().timeZone,
+    frontendBaseUrl: config.frontendBaseUrl,
+    syncFrequencySec: config.syncFrequencySec,
+    clockAheadMs,
+  }
+}
+
+async function clockAheadOf(db: Db): Promise<number> {
+  const askedAtMs = systemClock.now()
+  const databaseMs = await db.now()
+  return Math.round((askedAtMs + systemClock.now()) / 2 - databaseMs)
 }
 
 /** A connection that is kept alive would meet a closed port next. */

@@ -131,6 +131,12 @@ export const VARIABLES = {
     'master',
     '`slave`: a full node that leaves the schema and the shared jobs to a master',
   ),
+  frontendBaseUrl: text(
+    'cluster',
+    'FRONTEND_BASE_URL',
+    '',
+    'Public address of the web pages, before the option `ServerAddress`; a slave redirects pages there that were asked of another host',
+  ),
   nodeName: text('cluster', 'NODE_NAME', '', 'Name of this node in lists and logs; default: the host name'),
   syncFrequencySec: integer(
     'cluster',
@@ -171,12 +177,32 @@ export const VARIABLES = {
     'Key of log-in sessions, equal on all nodes; default: made once and kept in `DATA_DIR`',
     { secret: 'whole' },
   ),
+  sessionSecretPrevious: text(
+    'cluster',
+    'SESSION_SECRET_PREVIOUS',
+    '',
+    'The session secret before this one, accepted beside it; see "Secrets"',
+    { secret: 'whole' },
+  ),
   cryptoSecret: text(
     'cluster',
     'CRYPTO_SECRET',
     '',
-    'Accepted, and equal on all nodes; nothing is encrypted with it yet; default: `SESSION_SECRET`',
+    'Encrypts upstream keys in the database, equal on all nodes; see "Secrets"; default: `SESSION_SECRET`',
     { secret: 'whole' },
+  ),
+  cryptoSecretPrevious: text(
+    'cluster',
+    'CRYPTO_SECRET_PREVIOUS',
+    '',
+    'The crypto secret before this one, which still opens what it encrypted',
+    { secret: 'whole' },
+  ),
+  isKeyEncryptionWanted: boolean(
+    'cluster',
+    'ENCRYPT_KEYS_AT_REST',
+    true,
+    'With a `CRYPTO_SECRET`, upstream keys of a database that nobody has used yet are encrypted from the start; of any other only after `headgate keys encrypt`',
   ),
   sessionCookieSecure: boolean(
     'cluster',
@@ -243,6 +269,13 @@ export const VARIABLES = {
     min: 1,
     max: 3600,
   }),
+  jobLeaseSec: integer(
+    'cluster',
+    'JOB_LEASE',
+    60,
+    'Lease of a background job, in seconds: a master that dies keeps what it was doing waiting for so long',
+    { min: 1, max: 3600 },
+  ),
 
   // Relay
   relayTimeoutSec: integer('relay', 'RELAY_TIMEOUT', 0, 'Longest upstream call, in seconds; 0: none'),
@@ -318,7 +351,6 @@ export const RUNTIME_VARIABLES: readonly string[] = [
  * yet, or always on. (One connection per worker carries all Redis commands, so it has no pool.)
  */
 export const IGNORED_VARIABLES: readonly string[] = [
-  'FRONTEND_BASE_URL',
   'REDIS_POOL_SIZE',
   'REDIS_CONN_POOL_SIZE',
   'CHANNEL_TEST_FREQUENCY',
@@ -338,7 +370,6 @@ export const IGNORED_VARIABLES: readonly string[] = [
   'TRUSTED_REDIRECT_DOMAINS',
   'MEMORY_CACHE_ENABLED',
   'METRICS_ALLOW',
-  'ENCRYPT_KEYS_AT_REST',
   'USER_SESSION_HOURLY_ALERT_THRESHOLD',
   'SUBSCRIPTION_PLAN_CACHE_TTL',
   'SUBSCRIPTION_PLAN_INFO_CACHE_TTL',

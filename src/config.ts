@@ -28,10 +28,12 @@ export type Environment = Readonly<Record<string, string | undefined>>
 type Widen<T> = T extends Variable<infer V> ? V : never
 type FromVariables = { readonly [K in VariableKey]: Widen<(typeof VARIABLES)[K]> }
 
-/** Values by key, with the computed defaults filled in: `workers`, `dataDir` (absolute), `nodeName`, `sqlitePath` (absolute, with its parameters), `cryptoSecret`, `logLevel`. */
+/** Values by key, with the computed defaults filled in: `workers`, `dataDir` (absolute), `nodeName`, `sqlitePath` (absolute, with its parameters), `cryptoSecret` and its previous one, `frontendBaseUrl` (no slash at its end), `logLevel`. */
 export type Config = FromVariables & {
   /** No `SQL_DSN`: one node on a SQLite file. */
   readonly isSingleNode: boolean
+  /** `CRYPTO_SECRET` itself is set, so that `cryptoSecret` is not the session secret by default. */
+  readonly hasCryptoSecret: boolean
 }
 
 /** What a parsed DSN tells the configuration; the rest of it is the database's business. */
@@ -106,9 +108,13 @@ export function loadConfig(env: Environment, options: LoadOptions): LoadedConfig
     dataDir: resolve(cwd, values.dataDir || (isSingleNode ? dirname(sqlitePath) : '.')),
     logDir: values.logDir && resolve(cwd, values.logDir),
     nodeName: values.nodeName || hostname(),
+    isNodeNamed: values.nodeName !== '',
     workers: values.workers || (isSingleNode || !canSharePort ? 1 : Math.min(cpus, 8)),
     logLevel: values.isDebug ? 'debug' : values.logLevel,
     cryptoSecret: values.cryptoSecret || values.sessionSecret,
+    cryptoSecretPrevious: values.cryptoSecretPrevious || (values.cryptoSecret ? '' : values.sessionSecretPrevious),
+    hasCryptoSecret: values.cryptoSecret !== '',
+    frontendBaseUrl: values.frontendBaseUrl.replace(/\/+$/, ''),
   })
   if (config.workers > 1 && !canSharePort)
     problems.push('WORKERS: this system cannot share one port among processes; set it to 1')
@@ -223,6 +229,9 @@ function checkContradictions(config: Config, problems: string[]): void {
     if (!isHttpsOrigin(url))
       problems.push(`SESSION_COOKIE_TRUSTED_URL: \`${url}\` is not an https origin such as https://example.com`)
   }
+  if (config.frontendBaseUrl !== '' && !isHttpUrl(config.frontendBaseUrl)) {
+    problems.push('FRONTEND_BASE_URL: is no http or https address such as https://example.com')
+  }
   for (const entry of parseCidrs(config.trustedProxies.filter((item) => item !== 'none')).invalid) {
     problems.push(`TRUSTED_PROXIES: \`${entry}\` is no address and no network such as 10.0.0.0/8`)
   }
@@ -244,6 +253,13 @@ function findDoubts(config: Config, set: FromVariables): string[] {
     if (PLACEHOLDERS.has(value))
       doubts.push(`${name}: still has the value of an example, which everybody knows; set a random one`)
     else if (value !== '' && value.length < 16) doubts.push(`${name}: is short; use at least 32 random characters`)
+  }
+  for (const [name, current, previous] of [
+    ['SESSION_SECRET', set.sessionSecret, set.sessionSecretPrevious],
+    ['CRYPTO_SECRET', set.cryptoSecret, set.cryptoSecretPrevious],
+  ] as const) {
+    if (previous !== '' && previous === current)
+      doubts.push(`${name}_PREVIOUS: is the same as ${name}; set the value before it, or leave it out`)
   }
   if (!config.isSingleNode && set.sessionSecret === '') {
     doubts.push(
@@ -268,6 +284,11 @@ function isTimeZone(name: string): boolean {
     // The constructor's RangeError is the answer.
     return false
   }
+}
+
+function isHttpUrl(text: string): boolean {
+  const url = URL.parse(text)
+  return url !== null && /^https?:$/.test(url.protocol) && url.search === '' && url.hash === ''
 }
 
 function isHttpsOrigin(text: string): boolean {

@@ -272,6 +272,24 @@ export const CATALOGUE = {
     'Set {needed} before switching on {key}',
     '请先设置 {needed}，再启用 {key}',
   ),
+  // Administration: operation of the cluster
+  task_not_found: entry(404, 'client', false, 'No such task', '任务不存在'),
+  task_is_live: entry(
+    409,
+    'client',
+    false,
+    'A task of this kind is already waiting or running: {id}',
+    '同类任务正在等待或运行：{id}',
+  ),
+  log_clean_up_time: entry(
+    200,
+    'client',
+    false,
+    'target_timestamp must be a moment of the past, in Unix seconds',
+    'target_timestamp 必须是过去的时间（Unix 秒）',
+  ),
+  node_not_found: entry(200, 'client', false, 'There is no node {name}', '节点 {name} 不存在'),
+  node_is_online: entry(200, 'client', false, 'The node {name} is online', '节点 {name} 在线，不能删除'),
   // Administration: channels
   channel_not_found: entry(200, 'client', false, 'There is no channel {id}', '渠道 {id} 不存在'),
   channel_type_unknown: entry(
@@ -280,6 +298,13 @@ export const CATALOGUE = {
     false,
     'Channels of type {type} are not supported',
     '不支持的渠道类型：{type}',
+  ),
+  channel_key_locked: entry(
+    200,
+    'operator',
+    false,
+    'The key is encrypted with a CRYPTO_SECRET that this node does not have',
+    '密钥已加密，本节点没有对应的 CRYPTO_SECRET',
   ),
   channel_key_required: entry(200, 'client', false, 'A channel needs a key', '渠道密钥不能为空'),
   channel_mode_unknown: entry(200, 'client', false, 'There is no mode {mode}', '不支持的添加模式：{mode}'),

@@ -7,6 +7,7 @@ const HELP = `Usage: headgate [command] [options]
 Commands:
   serve     run a node (default)
   doctor    check configuration, database, Redis, secrets, disk and clock
+  keys      status | encrypt | decrypt | rotate | discard: upstream keys in the database
   version   print the version
 
 Options:
@@ -32,13 +33,19 @@ async function main(args: readonly string[]): Promise<number> {
   }
   if (values.version) return (await import('./commands/version.ts')).version()
   const [command = 'serve', ...rest] = positionals
-  if (rest.length > 0) return misused(`\`${rest.join(' ')}\` is one word too many`)
+  const words = command === 'keys' ? rest.slice(1) : rest
+  if (words.length > 0) return misused(`\`${words.join(' ')}\` is one word too many`)
   const flags: Flags = { port: values.port, logDir: values['log-dir'], user: values.user }
   switch (command) {
     case 'serve':
       return (await import('./commands/serve.ts')).serve(flags, ownProgram())
     case 'doctor':
       return (await import('./commands/doctor.ts')).doctor(flags)
+    case 'keys': {
+      const { isKeysAction, keys } = await import('./commands/keys.ts')
+      const action = rest[0] ?? 'status'
+      return isKeysAction(action) ? keys(flags, action) : misused(`there is no \`keys ${action}\``)
+    }
     case 'version':
       return (await import('./commands/version.ts')).version()
     case 'worker': {

@@ -47,14 +47,19 @@ const TEXTS = {
   },
 } as const satisfies Record<Language, unknown>
 
-export const homeRoutes = (deps: { readonly accounts: Pick<Accounts, 'setup'>; readonly options: Options }) =>
+export const homeRoutes = (deps: {
+  readonly accounts: Pick<Accounts, 'setup'>
+  readonly options: Options
+  /** Public address, '' while unknown. */
+  readonly baseUrl: () => string
+}) =>
   new Elysia().get(
     '/',
     ({ request }) => {
       const page = render({
         name: deps.options.get('SystemName'),
         isDone: deps.accounts.setup.isDone(),
-        address: addressOf(request, deps.options.get('ServerAddress')),
+        address: addressOf(request, deps.baseUrl()),
         language: preferredLanguage(request.headers.get('accept-language')),
       })
       return new Response(page, {
@@ -73,7 +78,7 @@ export const homeRoutes = (deps: { readonly accounts: Pick<Accounts, 'setup'>; r
 
 /** The address that the operator gave, else the one the browser used. */
 function addressOf(request: Request, configured: string): string {
-  if (configured !== '') return configured.replace(/\/+$/, '')
+  if (configured !== '') return configured
   const host = request.headers.get('host') ?? ''
   if (!/^[\w.:[\]-]{1,255}$/.test(host)) return 'http://localhost:3000'
   return `${request.headers.get('x-forwarded-proto') === 'https' ? 'https' : 'http'}://${host}`

@@ -96,6 +96,8 @@ export const statusRoutes = (deps: {
   readonly startTimeSec: number
   /** `BATCH_UPDATE_ENABLED` */
   readonly isBatchUpdate: boolean
+  /** Public address, '' while unknown. */
+  readonly baseUrl: () => string
   /** Asks the main database for a sign of life. */
   readonly pingDb: () => Promise<unknown>
   /** Calls being answered by this process. */
@@ -117,6 +119,7 @@ export const statusRoutes = (deps: {
           setup: deps.accounts.setup.isDone(),
           enable_batch_update: deps.isBatchUpdate,
           ...publicOptions(options),
+          server_address: deps.baseUrl(),
         }),
       { response: envelope(statusJson), detail: { summary: 'What visitors may know of this installation' } },
     )
@@ -172,7 +175,6 @@ function publicOptions(options: Options) {
     system_name: get('SystemName'),
     logo: get('Logo'),
     footer_html: get('Footer'),
-    server_address: get('ServerAddress'),
     docs_link: get('general_setting.docs_link'),
     theme: 'default',
     email_verification: get('EmailVerificationEnabled'),

@@ -83,10 +83,7 @@ export async function checkSecrets(config: Config): Promise<readonly Finding[]> 
   else findings.push(await checkGenerated(join(config.dataDir, 'session-secret')))
   findings.push({
     level: 'ok',
-    text:
-      config.cryptoSecret === '' || config.cryptoSecret === config.sessionSecret
-        ? 'CRYPTO_SECRET is the session secret'
-        : 'CRYPTO_SECRET is set',
+    text: config.hasCryptoSecret ? 'CRYPTO_SECRET is set' : 'CRYPTO_SECRET is the session secret',
   })
   return findings
 }

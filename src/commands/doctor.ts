@@ -4,6 +4,7 @@
  */
 import { type Config, describeConfig, SECTIONS } from '../config.ts'
 import { becomeUser } from './become-user.ts'
+import { checkCluster } from './doctor-cluster.ts'
 import { checkClock, checkDatabase } from './doctor-database.ts'
 import { checkFolders, checkSecrets } from './doctor-folders.ts'
 import { checkRedis } from './doctor-redis.ts'
@@ -45,6 +46,7 @@ export async function doctor(flags: Flags): Promise<number> {
   if (problems.length === 0) {
     const { findings, offsetMs } = await checkDatabase(config)
     report('Database', findings)
+    report('Cluster', await checkCluster(config))
     report('Clock', checkClock(config, offsetMs))
     report('Redis', await checkRedis(config))
   } else {

@@ -2,16 +2,32 @@
  * A lease row: one holder at a time, judged by the database's time, with a number that rises at each change of hands. It
  * works behind any proxy and with several primaries, which a lock of one server does not.
  */
-import { and, eq, lte, or, sql } from 'drizzle-orm'
+import { and, eq, lte, or, type SQL, sql } from 'drizzle-orm'
 import type { Db } from './db.ts'
+import { DbError } from './error.ts'
+import type { Tables } from './tables/index.ts'
+
+type LeaseFields = Partial<Tables['leases']['$inferInsert']>
+/** More columns of the row that are written in the same statement; values may be SQL. */
+export type AlsoSet = { readonly [K in keyof LeaseFields]: LeaseFields[K] | SQL }
 
 export interface LeaseRow {
-  /** @returns the fencing number if the lease is ours now, else nothing */
-  take(): Promise<number | undefined>
+  /**
+   * @param also what else is asked of the row, and written with it
+   * @returns the fencing number if the lease is ours now, else nothing
+   */
+  take(
+    also?: (nowMs: number) => { readonly where?: SQL | undefined; readonly set: AlsoSet },
+  ): Promise<number | undefined>
   /** @returns false if it is not ours any more */
   renew(): Promise<boolean>
-  /** Free for the next one at once. */
-  release(): Promise<void>
+  /**
+   * In a transaction: nobody takes the lease over before it ends, so what it writes is written by the holder.
+   * @throws DbError if somebody has taken it over
+   */
+  fence(tx: Db): Promise<void>
+  /** Free for the next one at once. @returns false if it was not ours any more; then nothing is written */
+  release(also?: (nowMs: number) => AlsoSet): Promise<boolean>
 }
 
 /**
@@ -24,27 +40,37 @@ export function createLeaseRow(
 ): LeaseRow {
   const { leases } = db.tables
   const { name, holder, ttlMs } = lease
-  const isOurs = and(eq(leases.name, name), eq(leases.holder, holder))
+  let held: number | undefined
+  /** A holder of the same name that took it after us is another holder. */
+  const isOurs = () => and(eq(leases.name, name), eq(leases.holder, holder), eq(leases.fencing, held ?? -1))
+
+  const takeOnce = (also: Parameters<LeaseRow['take']>[0]): Promise<number | undefined> =>
+    db.transaction(async (tx) => {
+      const nowMs = await tx.now()
+      const { where, set } = also?.(nowMs) ?? { where: undefined, set: {} }
+      const isFree = or(eq(leases.holder, ''), eq(leases.holder, holder), lte(leases.expiresAtMs, nowMs))
+      const taken = await tx.changes(
+        tx
+          .update(leases)
+          .set({ ...set, holder, fencing: sql`${leases.fencing} + 1`, expiresAtMs: nowMs + ttlMs })
+          .where(and(eq(leases.name, name), isFree, where)),
+      )
+      if (taken === 0) return undefined
+      const [row] = await tx.select({ fencing: leases.fencing }).from(leases).where(eq(leases.name, name))
+      return row?.fencing
+    })
+
   return {
-    async take() {
-      await db.insertIgnore(leases, { name })
-      return db.transaction(async (tx) => {
-        const nowMs = await tx.now()
-        const taken = await tx.changes(
-          tx
-            .update(leases)
-            .set({ holder, fencing: sql`${leases.fencing} + 1`, expiresAtMs: nowMs + ttlMs })
-            .where(
-              and(
-                eq(leases.name, name),
-                or(eq(leases.holder, ''), eq(leases.holder, holder), lte(leases.expiresAtMs, nowMs)),
-              ),
-            ),
-        )
-        if (taken === 0) return undefined
-        const [row] = await tx.select({ fencing: leases.fencing }).from(leases).where(eq(leases.name, name))
-        return row?.fencing
-      })
+    async take(also) {
+      const fencing = await takeOnce(also)
+      if (fencing !== undefined) {
+        held = fencing
+        return fencing
+      }
+      // Only a lease that nobody ever took has no row.
+      if ((await db.insertIgnore(leases, { name })) === 0) return undefined
+      held = await takeOnce(also)
+      return held
     },
     async renew() {
       const nowMs = await db.now()
@@ -53,12 +79,29 @@ export function createLeaseRow(
           db
             .update(leases)
             .set({ expiresAtMs: nowMs + ttlMs })
-            .where(isOurs),
+            .where(isOurs()),
         )) > 0
       )
     },
-    async release() {
-      await db.changes(db.update(leases).set({ holder: '', expiresAtMs: 0 }).where(isOurs))
+    async fence(tx) {
+      const query = tx
+        .select({ holder: leases.holder, fencing: leases.fencing })
+        .from(leases)
+        .where(eq(leases.name, name))
+      const [row] = await tx.lock(query)
+      if (row?.holder !== holder || row.fencing !== held)
+        throw new DbError('other', `the lease ${name} was taken over: nothing is written under it`)
+    },
+    async release(also) {
+      const set = also ? also(await db.now()) : {}
+      return (
+        (await db.changes(
+          db
+            .update(leases)
+            .set({ ...set, holder: '', expiresAtMs: 0 })
+            .where(isOurs()),
+        )) > 0
+      )
     },
   }
 }

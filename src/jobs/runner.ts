@@ -1,15 +1,20 @@
 /**
- * Runs jobs when they are due: one run of a job at a time, jitter so that nodes do not march in step, a time-out, a stop
- * that waits for what is running. A job that fails is logged and comes again at its next turn.
+ * Runs jobs when they are due: one run of a job at a time, a time-out, a stop that waits for what is running. Jobs of
+ * every node go by this process's own clock, with jitter so that nodes do not march in step; master jobs by the turns that
+ * the database keeps. A job that fails says so once and comes again after a while, until it works.
  */
+import type { TakeTurn, Turn } from '../domain/cluster/index.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
 import type { Role } from '../role.ts'
 import type { Job } from './job.ts'
 
-/** How one run ended, for people. */
+/** How the last run in this process went, for people. Of a master job the database knows more. */
 export interface JobReport {
   readonly name: string
+  readonly on: Job['on']
+  /** 0 while it is paused. */
+  readonly periodMs: number
   readonly isRunning: boolean
   readonly lastStartedAtMs?: number
   readonly lastDurationMs?: number
@@ -19,8 +24,9 @@ export interface JobReport {
 
 export interface JobRunner {
   start(): void
-  /** Runs a job now, or after the run that is under way. Rejects as the job does. */
+  /** Runs a job now, or after the run that is under way; a master job only if no other process has its turn. Rejects as the job does. */
   runNow(name: string): Promise<void>
+  /** Every job there is, also those that this node does not run. */
   reports(): readonly JobReport[]
   /** Aborts running jobs and waits for them. */
   stop(): Promise<void>
@@ -29,17 +35,10 @@ export interface JobRunner {
 export interface JobRunnerOptions {
   readonly jobs: readonly Job[]
   readonly role: Role
-  /**
-   * Runs `work` if this process holds (or gets) the lease of that name, and aborts its signal when the lease is lost.
-   * @returns false if another holds it: the turn is left out
-   */
-  readonly underLease: (
-    name: string,
-    signal: AbortSignal,
-    work: (signal: AbortSignal) => Promise<void>,
-  ) => Promise<boolean>
+  readonly takeTurn: TakeTurn
   readonly log: Log
   readonly clock: Clock
+  readonly alert?: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
   readonly random?: () => number
 }
 
@@ -47,70 +46,123 @@ export interface JobRunnerOptions {
 const JITTER = 0.1
 /** A paused job is looked at again after this long: an option may have started it. */
 const PAUSED_LOOK_MS = 30_000
+/** A start has better things to do than what is due. */
+const START_LOOK_MS = 3_000
+/** Masters that look at one moment would only wait for each other. */
+const LOOK_JITTER_MS = 200
+/** Longest wait after a failure, for jobs that come more often. */
+const MOST_RETRY_MS = 15_000
+const LOOK_RETRY_MS = 2_000
+
+const NOTHING_TO_FENCE: Turn = { fence: async () => {} }
+
+interface JobState {
+  readonly job: Job
+  timer?: ReturnType<typeof setTimeout> | undefined
+  running?: Promise<number> | undefined
+  report: Omit<JobReport, 'name' | 'on' | 'periodMs'>
+  failures: number
+}
 
 export function createJobRunner(options: JobRunnerOptions): JobRunner {
-  const { role, underLease, log, clock, random = Math.random } = options
+  const { role, takeTurn, log, clock, random = Math.random } = options
   const stopping = new AbortController()
-  const states = options.jobs
-    .filter((job) => job.on === 'every-node' || role.runsMasterJobs)
-    .map((job) => ({
-      job,
-      timer: undefined as ReturnType<typeof setTimeout> | undefined,
-      running: undefined as Promise<void> | undefined,
-      report: { name: job.name, isRunning: false } as JobReport,
-    }))
-  type JobState = (typeof states)[number]
+  const all: readonly JobState[] = options.jobs.map((job) => ({ job, report: { isRunning: false }, failures: 0 }))
+  const states = all.filter(({ job }) => job.on === 'every-node' || role.runsMasterJobs)
+  let isLookFailing = false
 
-  const periodOf = (job: Job): number => (typeof job.everyMs === 'function' ? job.everyMs() : job.everyMs)
-  const schedule = (state: JobState): void => {
+  const periodOf = (job: Job): number => Math.max(0, typeof job.everyMs === 'function' ? job.everyMs() : job.everyMs)
+
+  const schedule = (state: JobState, waitMs: number): void => {
     if (stopping.signal.aborted) return
-    const periodMs = periodOf(state.job)
-    const waitMs = periodMs > 0 ? periodMs * (1 - JITTER * random()) : PAUSED_LOOK_MS
     state.timer = setTimeout(() => {
-      const turn = periodOf(state.job) > 0 ? begin(state) : Promise.resolve()
-      void turn.catch(() => undefined).then(() => schedule(state))
+      if (periodOf(state.job) === 0) return schedule(state, PAUSED_LOOK_MS)
+      void begin(state, false)
+        .catch(() => retryMs(state))
+        .then((againMs) => scheduleNext(state, againMs))
     }, waitMs)
   }
-  const begin = (state: JobState): Promise<void> => {
-    state.running ??= runOnce(state).finally(() => {
+  const scheduleNext = (state: JobState, againMs: number): void => {
+    const { job } = state
+    if (periodOf(job) === 0) schedule(state, PAUSED_LOOK_MS)
+    else if (job.on === 'master') schedule(state, againMs + random() * Math.min(LOOK_JITTER_MS, againMs * JITTER))
+    else schedule(state, againMs * (1 - JITTER * random()))
+  }
+  const retryMs = ({ job, failures }: JobState): number => {
+    const periodMs = periodOf(job)
+    // When a master job comes again is on record.
+    if (job.on === 'master') return Math.min(periodMs, LOOK_RETRY_MS)
+    return Math.min(periodMs * 2 ** Math.min(failures - 1, 16), Math.max(periodMs, MOST_RETRY_MS))
+  }
+
+  /** @returns when to come again, milliseconds from now */
+  const begin = (state: JobState, isNow: boolean): Promise<number> => {
+    state.running ??= (state.job.on === 'master' ? runInTurn(state, isNow) : runOwn(state)).finally(() => {
       state.running = undefined
     })
     return state.running
   }
-  const runOnce = async (state: JobState): Promise<void> => {
-    const { job } = state
-    const startedAtMs = clock.now()
-    const begunAtMs = clock.monotonic()
-    state.report = { ...state.report, isRunning: true, lastStartedAtMs: startedAtMs }
+  const runOwn = async (state: JobState): Promise<number> => {
+    await runNoted(state, stopping.signal, NOTHING_TO_FENCE)
+    return periodOf(state.job)
+  }
+  const runInTurn = async (state: JobState, isNow: boolean): Promise<number> => {
+    const { name } = state.job
+    let isBegun = false
     try {
-      await runLimited(job)
-      state.report = {
-        name: job.name,
-        isRunning: false,
-        lastStartedAtMs: startedAtMs,
-        lastDurationMs: clock.monotonic() - begunAtMs,
-      }
+      const { againMs } = await takeTurn(
+        { name, periodMs: periodOf(state.job), isNow },
+        stopping.signal,
+        (signal, turn) => {
+          isBegun = true
+          return runNoted(state, signal, turn)
+        },
+      )
+      isLookFailing = false
+      return againMs
     } catch (error) {
-      state.report = {
-        ...state.report,
-        isRunning: false,
-        lastDurationMs: clock.monotonic() - begunAtMs,
-        lastError: String(error),
+      // Once for all jobs of an outage.
+      if (!isBegun && !isLookFailing && !stopping.signal.aborted) {
+        isLookFailing = true
+        log.warn('the turns of jobs cannot be looked at', { job: name, error: messageOf(error) })
       }
-      if (!stopping.signal.aborted) log.error('a job failed', { job: job.name, error })
       throw error
     }
   }
-  const runLimited = async (job: Job): Promise<void> => {
+
+  const runNoted = async (state: JobState, signal: AbortSignal, turn: Turn): Promise<void> => {
+    const { job } = state
+    const lastStartedAtMs = clock.now()
+    const begunAtMs = clock.monotonic()
+    state.report = { ...state.report, isRunning: true, lastStartedAtMs }
+    const done = () => ({ isRunning: false, lastStartedAtMs, lastDurationMs: clock.monotonic() - begunAtMs })
+    try {
+      await runLimited(job, signal, turn)
+      state.report = done()
+      if (state.failures > 0) log.info('a job works again', { job: job.name, failures: state.failures })
+      state.failures = 0
+    } catch (error) {
+      state.report = { ...done(), lastError: messageOf(error) }
+      if (!stopping.signal.aborted) tellFailure(state, error)
+      throw error
+    }
+  }
+  /** Said once until it works again: what is down for hours would say it thousands of times. */
+  const tellFailure = (state: JobState, error: unknown): void => {
+    const { name } = state.job
+    if (++state.failures > 1) return
+    if (isOutage(error)) log.warn('a job waits for a database that is away', { job: name, error: messageOf(error) })
+    else log.error('a job failed', { job: name, error })
+    options.alert?.({ kind: 'job-failed', key: name, text: `the job ${name} failed: ${messageOf(error)}` })
+  }
+  const runLimited = async (job: Job, outer: AbortSignal, turn: Turn): Promise<void> => {
     const limit = new AbortController()
     const timer = setTimeout(
       () => limit.abort(new Error(`the job ${job.name} took longer than ${job.timeoutMs} ms`)),
       job.timeoutMs,
     )
-    const signal = AbortSignal.any([stopping.signal, limit.signal])
     try {
-      if (job.on === 'every-node') await job.run(signal)
-      else await underLease(job.name, signal, (inner) => job.run(inner))
+      await job.run(AbortSignal.any([outer, limit.signal]), turn)
       // A job that ended quietly because it was told to has not done its work.
       limit.signal.throwIfAborted()
     } finally {
@@ -120,19 +172,31 @@ export function createJobRunner(options: JobRunnerOptions): JobRunner {
 
   return {
     start() {
-      for (const state of states) schedule(state)
+      for (const state of states) {
+        const periodMs = periodOf(state.job)
+        if (state.job.on === 'master') schedule(state, Math.min(periodMs, START_LOOK_MS) * (0.5 + 0.5 * random()))
+        else scheduleNext(state, periodMs)
+      }
     },
     async runNow(name) {
       const state = states.find(({ job }) => job.name === name)
       if (!state) throw new Error(`there is no job ${name} on this node`)
       await state.running?.catch(() => undefined)
-      await begin(state)
+      await begin(state, true)
     },
-    reports: () => states.map(({ report }) => report),
+    reports: () => all.map(({ job, report }) => ({ name: job.name, on: job.on, periodMs: periodOf(job), ...report })),
     async stop() {
       stopping.abort(new Error('the node is stopping'))
       for (const { timer } of states) clearTimeout(timer)
       await Promise.allSettled(states.map(({ running }) => running))
     },
   }
+}
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+/** The database's own error, known by its shape: this folder does not look at the database. */
+function isOutage(error: unknown): boolean {
+  const { name, kind } = (error ?? {}) as { name?: unknown; kind?: unknown }
+  return name === 'DbError' && kind === 'unavailable'
 }

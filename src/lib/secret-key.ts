@@ -25,7 +25,10 @@ export const rootOf = (secret: string, salt: string): Promise<Root> =>
 
 /** Names a secret without telling it; another name gives another fingerprint of the same secret. @returns 32 hex digits */
 export const fingerprintOf = (root: Root, name: string): string =>
-  createHmac('sha256', root).update(`headgate/fingerprint/v1/${name}`).digest('hex').slice(0, 2 * FINGERPRINT_BYTES)
+  createHmac('sha256', root)
+    .update(`headgate/fingerprint/v1/${name}`)
+    .digest('hex')
+    .slice(0, 2 * FINGERPRINT_BYTES)
 
 /** A key of 256 bits for one purpose. @source RFC 5869 (HKDF); the root is uniform, so it needs no further salt */
 export const keyOf = (root: Root, purpose: string): Buffer =>

@@ -39,10 +39,9 @@ export function createNodeState({
   let lastId = 0
 
   /** One operation at the supervisor, which answers as a state of its own would. */
-  const ask =
-    <O extends Operation>(operation: O): State[O] =>
+  const ask = <O extends Operation>(operation: O): State[O] =>
     // Safe: arguments and answer are those of the same operation at the other end.
-    ((...args: Arguments) => {
+    (async (...args: Arguments) => {
       const id = ++lastId
       const answer = Promise.withResolvers<Answer>()
       waiting.set(id, answer)

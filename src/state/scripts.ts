@@ -20,6 +20,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function whole(number) return string.format('%.0f', number) end
 `
 
+/** A counter that lives from its first add. ARGV: n, ms to live. @returns the sum */
+export const ADD = script(`
+redis.call('SET', KEYS[1], 0, 'PX', ARGV[2], 'NX')
+return redis.call('INCRBY', KEYS[1], ARGV[1])
+`)
+
 /** A hash: beginning of a step in ms → amount. As in `window.ts`, which says why. */
 const WINDOW = `${NOW}
 local key = KEYS[1]

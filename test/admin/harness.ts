@@ -16,7 +16,7 @@ import { userRoutes } from '../../src/admin/user-routes.ts'
 import { type Db, readTopicVersions } from '../../src/db/index.ts'
 import { type Accounts, createAccounts } from '../../src/domain/accounts/index.ts'
 import { createAudit } from '../../src/domain/audit.ts'
-import { createOptions, type Options } from '../../src/domain/options/index.ts'
+import { createBaseUrl, createOptions, type Options } from '../../src/domain/options/index.ts'
 import { type Clock, systemClock } from '../../src/lib/clock.ts'
 import { silentLog } from '../../src/lib/log.ts'
 import { createMemoryState, createTopics, type State, type Topics } from '../../src/state/index.ts'
@@ -129,6 +129,7 @@ export async function createTestNode(
     isLogSeparate: settings.logDb !== undefined,
   })
   await options.ready()
+  const baseUrl = createBaseUrl('', options)
   await accounts.ready()
   topics.start()
 
@@ -155,6 +156,7 @@ export async function createTestNode(
         version: 'v-test',
         startTimeSec: 1,
         isBatchUpdate: false,
+        baseUrl,
         pingDb: () => db.now(),
         activeConnections: () => 0,
         clock: systemClock,
@@ -173,7 +175,7 @@ export async function createTestNode(
     ],
     plain: [
       billingCompatRoutes({ accounts, options, http }),
-      homeRoutes({ accounts, options }),
+      homeRoutes({ accounts, options, baseUrl }),
       openApiRoutes({ documented: () => app, version: 'v-test' }),
     ],
   })

@@ -17,20 +17,26 @@ const job = (parts: Partial<Job> & Pick<Job, 'run'>): Job => ({
 
 function runner(jobs: readonly Job[], options: { nodeType?: string; holdsLease?: () => boolean } = {}) {
   const failures: unknown[] = []
+  const said: string[] = []
   const leases: string[] = []
   const created = createJobRunner({
     jobs,
     role: roleOf(options.nodeType ?? 'master'),
-    underLease: async (name, signal, work) => {
+    takeTurn: async ({ name, periodMs }, signal, work) => {
       leases.push(name)
-      if (!(options.holdsLease?.() ?? true)) return false
-      await work(signal)
-      return true
+      if (!(options.holdsLease?.() ?? true)) return { isRun: false, againMs: periodMs }
+      await work(signal, { fence: async () => {} })
+      return { isRun: true, againMs: periodMs }
     },
-    log: { ...silentLog, error: (_msg, fields) => failures.push(fields) },
+    log: {
+      ...silentLog,
+      error: (_msg, fields) => failures.push(fields),
+      warn: (msg) => void said.push(msg),
+      info: (msg) => void said.push(msg),
+    },
     clock: systemClock,
   })
-  return { ...created, failures, leases }
+  return { ...created, failures, leases, said }
 }
 
 test('a run that takes longer than its period is not overtaken by the next', async () => {
@@ -74,6 +80,29 @@ test('a job that fails is logged, reported, and comes again', async () => {
   await eventually('it ran again', () => runs >= 2 && jobs.reports()[0]!.lastError === undefined)
   await jobs.stop()
   expect(jobs.failures.length).toBe(1)
+})
+
+test('a job that fails for hours says so once, and that it works again', async () => {
+  let isUp = false
+  let runs = 0
+  const away = Object.assign(new Error('gone'), { name: 'DbError', kind: 'unavailable' })
+  const jobs = runner([
+    job({
+      everyMs: 1,
+      on: 'master',
+      async run() {
+        runs++
+        if (!isUp) throw away
+      },
+    }),
+  ])
+  jobs.start()
+  await eventually('it failed often', () => runs >= 10)
+  isUp = true
+  await eventually('it works again', () => jobs.reports()[0]!.lastError === undefined)
+  await jobs.stop()
+  expect(jobs.failures).toEqual([])
+  expect(jobs.said).toEqual(['a job waits for a database that is away', 'a job works again'])
 })
 
 test('a run past its time is aborted and counts as failed, even if it ends quietly', async () => {

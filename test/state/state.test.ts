@@ -124,6 +124,110 @@ describe.each(KINDS)('state: %s', (kind, open) => {
     expect(performance.now() - startedAt).toBeGreaterThan(140)
   })
 
+  test('takes of many at once fill a window exactly, in whatever amounts', async () => {
+    const { a, b } = pair
+    const takes = await Promise.all(
+      Array.from({ length: 100 }, (_, i) => (i % 2 ? a : b).take('rate', { n: 1, limit: 40, windowMs: 60_000 })),
+    )
+    expect(takes.filter(({ taken }) => taken).map(({ used }) => used)).toEqual(
+      expect.arrayContaining(Array.from({ length: 40 }, (_, i) => i + 1)),
+    )
+    expect(takes.filter(({ taken }) => taken)).toHaveLength(40)
+    const big = { limit: 2_000_000_000_000, windowMs: 60_000 }
+    expect(await a.take('amounts', { ...big, n: 1_999_999_999_000 })).toMatchObject({ taken: true })
+    expect(await b.take('amounts', { ...big, n: 1_001 })).toMatchObject({ taken: false, used: 1_999_999_999_000 })
+    expect(await b.take('amounts', { ...big, n: 1_000 })).toEqual({
+      taken: true,
+      used: 2_000_000_000_000,
+      retryAfterMs: 0,
+    })
+  })
+
+  test('a full window says when there will be room; to take nothing asks for it', async () => {
+    const { a, b } = pair
+    const q = { limit: 10, windowMs: 60_000 }
+    expect(await a.take('asked', { ...q, n: 0 })).toEqual({ taken: true, used: 0, retryAfterMs: 0 })
+    await a.take('asked', { ...q, n: 10 })
+    for (const n of [0, 1, 10]) {
+      const refused = await b.take('asked', { ...q, n })
+      expect(refused).toMatchObject({ taken: false, used: 10 })
+      expect(refused.retryAfterMs).toBeGreaterThan(30_000)
+      expect(refused.retryAfterMs).toBeLessThanOrEqual(60_600)
+      expect(refused.retryAfterMs).toBeInteger()
+    }
+    expect(await b.take('asked', { ...q, n: 11 })).toEqual({ taken: false, used: 10, retryAfterMs: 60_000 })
+  })
+
+  test('no stretch of a window holds more than the limit, at no edge, and what left makes room', async () => {
+    const { a, b } = pair
+    const q = { n: 1, limit: 4, windowMs: 200 }
+    const taken: { readonly askedAtMs: number; readonly answeredAtMs: number }[] = []
+    await eventually(
+      'three windows are filled',
+      async () => {
+        const askedAtMs = performance.now()
+        const answer = await (taken.length % 2 ? a : b).take('sliding', q)
+        if (answer.taken) taken.push({ askedAtMs, answeredAtMs: performance.now() })
+        return taken.length === 3 * q.limit
+      },
+      { withinMs: 10_000, everyMs: 3 },
+    )
+    for (const [i, later] of taken.slice(q.limit).entries())
+      expect(later.answeredAtMs - taken[i]!.askedAtMs).toBeGreaterThanOrEqual(q.windowMs - 1)
+  })
+
+  test('a correction counts whatever the limit, or gives back, never more than is there', async () => {
+    const { a, b } = pair
+    const q = { limit: 100, windowMs: 60_000 }
+    await a.take('tokens', { ...q, n: 80 })
+    await b.correct('tokens', { n: 50, windowMs: q.windowMs })
+    expect(await a.take('tokens', { ...q, n: 1 })).toMatchObject({ taken: false, used: 130 })
+    await b.correct('tokens', { n: -60, windowMs: q.windowMs })
+    expect(await a.take('tokens', { ...q, n: 30 })).toMatchObject({ taken: true, used: 100 })
+    await a.correct('tokens', { n: -1_000, windowMs: q.windowMs })
+    expect(await b.take('tokens', { ...q, n: 101 })).toMatchObject({ taken: false, used: 0 })
+    expect(await b.take('tokens', { ...q, n: 100 })).toMatchObject({ taken: true, used: 100 })
+  })
+
+  test('holds of many at once never go beyond the limit; a release makes room, and only its own', async () => {
+    const { a, b } = pair
+    const q = { limit: 3, ttlMs: 60_000 }
+    const held = await Promise.all(
+      Array.from({ length: 20 }, (_, i) => (i % 2 ? a : b).hold('calls', { ...q, holder: `call ${i}` })),
+    )
+    const holders = held.flatMap((isHeld, i) => (isHeld ? [`call ${i}`] : []))
+    expect(holders).toHaveLength(3)
+    await b.release('calls', 'nobody')
+    expect(await a.hold('calls', { ...q, holder: 'late' })).toBe(false)
+    // Renewed by any end, and also when fewer may hold than do.
+    expect(await b.hold('calls', { ...q, limit: 1, holder: holders[0]! })).toBe(true)
+    await b.release('calls', holders[0]!)
+    expect(await a.hold('calls', { ...q, holder: 'late' })).toBe(true)
+    expect(await a.hold('calls', { ...q, holder: 'later' })).toBe(false)
+    expect(await a.hold('none', { ...q, limit: 0, holder: 'any' })).toBe(false)
+  })
+
+  test('a hold that is not renewed ends by itself, one that is stays', async () => {
+    const { a, b } = pair
+    const q = { limit: 2, ttlMs: 60_000 }
+    await a.hold('crashed', { ...q, holder: 'alive', ttlMs: 150 })
+    const startedAt = performance.now()
+    await a.hold('crashed', { ...q, holder: 'gone', ttlMs: 150 })
+    await a.hold('crashed', { ...q, holder: 'alive' })
+    await eventually('the place is free', () => b.hold('crashed', { ...q, holder: 'next' }))
+    expect(performance.now() - startedAt).toBeGreaterThan(148)
+    expect(await a.hold('crashed', { ...q, holder: 'third' })).toBe(false)
+  })
+
+  test('a key, a window and holders of one name do not meet', async () => {
+    const { a } = pair
+    await a.set('name', 'text')
+    await a.take('name', { n: 1, limit: 1, windowMs: 60_000 })
+    await a.hold('name', { holder: 'me', limit: 1, ttlMs: 60_000 })
+    expect(await a.get('name')).toBe('text')
+    expect(await a.take('name', { n: 0, limit: 2, windowMs: 60_000 })).toMatchObject({ used: 1 })
+  })
+
   test("a message reaches every subscriber of its topic, the publisher's own too, and nobody else", async () => {
     const { a, b } = pair
     const heard: string[] = []

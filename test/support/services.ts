@@ -133,12 +133,12 @@ async function runToEnd(command: readonly string[]): Promise<void> {
   if (code !== 0) throw new Error(`${command.join(' ')} ended with ${code}:\n${out.slice(-2_000)}${err.slice(-2_000)}`)
 }
 
-/** MariaDB without options: its default character set is latin1. The data folder is made once and copied. */
-async function startMariadb(): Promise<SqlServer> {
+/** The data folder of a MariaDB without options (its default character set is latin1), made once, to be copied. */
+export async function mariadbTemplate(): Promise<{ readonly program: string; readonly data: string }> {
   const program = Bun.which('mariadbd') ?? '/usr/sbin/mariadbd'
   if (!existsSync(program)) throw new Error('mariadbd is not installed (Debian: mariadb-server)')
-  const template = join(cacheFolder(), 'mariadb-data')
-  await cached(template, (unfinished) =>
+  const data = join(cacheFolder(), 'mariadb-data')
+  await cached(data, (unfinished) =>
     runToEnd([
       'mariadb-install-db',
       '--no-defaults',
@@ -149,6 +149,11 @@ async function startMariadb(): Promise<SqlServer> {
       '--innodb-log-file-size=16M',
     ]),
   )
+  return { program, data }
+}
+
+async function startMariadb(): Promise<SqlServer> {
+  const { program, data: template } = await mariadbTemplate()
   const folder = await mkdtemp(join(tmpdir(), 'headgate-mariadb-'))
   const data = join(folder, 'data')
   await cp(template, data, { recursive: true })

@@ -3,12 +3,14 @@ import type { Kit } from '../kit.ts'
 import { defineAccountTables } from './accounts.ts'
 import { defineChannelTables } from './channels.ts'
 import { defineLedgerMarkTables, defineOwnTables } from './own.ts'
+import { defineSystemTables } from './system.ts'
 import { defineLogTables, defineUsageTables } from './usage.ts'
 
 export const defineTables = (k: Kit) => ({
   ...defineAccountTables(k),
   ...defineChannelTables(k),
   ...defineUsageTables(k),
+  ...defineSystemTables(k),
   ...defineLogTables(k),
   ...defineLedgerMarkTables(k),
   ...defineOwnTables(k),

@@ -91,6 +91,10 @@ export const defineOwnTables = (k: Kit) => ({
       beat: k.bigint('beat').notNull().default(0),
       /** `live`, `draining`, `gone`, `reclaimed` */
       state: k.varchar('state', 16).notNull().default('live'),
+      /** what the worker tells of itself, JSON object; written beside the beat */
+      status: k.longtext('status'),
+      /** when, by the database's time */
+      statusAtMs: k.bigint('status_at_ms').notNull().default(0),
     },
     (t) => [k.index('idx_cluster_instances_state').on(t.state), k.index('idx_cluster_instances_node').on(t.node)],
   ),
@@ -108,6 +112,20 @@ export const defineOwnTables = (k: Kit) => ({
     /** fencing number: rises each time the lease changes hands */
     fencing: k.bigint('fencing').notNull().default(0),
     expiresAtMs: k.bigint('expires_at_ms').notNull().default(0),
+    /** From here on only for jobs: how the last run went, and not before when the next may begin. Database time. */
+    dueAtMs: k.bigint('due_at_ms').notNull().default(0),
+    startedAtMs: k.bigint('started_at_ms').notNull().default(0),
+    endedAtMs: k.bigint('ended_at_ms').notNull().default(0),
+    goodAtMs: k.bigint('good_at_ms').notNull().default(0),
+    durationMs: k.bigint('duration_ms').notNull().default(0),
+    /** who ran it last */
+    ranOn: k.varchar('ran_on', 128).notNull().default(''),
+    /** runs that ended well, over all nodes */
+    runs: k.bigint('runs').notNull().default(0),
+    /** runs that failed since the last good one */
+    failures: k.bigint('failures').notNull().default(0),
+    /** '' after a good run */
+    lastError: k.varchar('last_error', 512).notNull().default(''),
   }),
 
   /** Numbered data steps of the schema sync that are done. */

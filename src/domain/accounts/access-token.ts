@@ -25,8 +25,11 @@ const AUDIENCE = 'new-api-dashboard'
 /** Clocks of nodes may differ by this. */
 const SKEW_SEC = 5
 
-/** @param secrets the first signs; all are accepted, so that a secret can be replaced without logging anyone out */
-export function createAccessTokens(secrets: readonly string[], nowMs: () => number) {
+/**
+ * @param secrets all are accepted, so that a secret can be replaced without logging anyone out
+ * @param signing position of the one that signs
+ */
+export function createAccessTokens(secrets: readonly string[], nowMs: () => number, signing = (): number => 0) {
   const keys = secrets.map((secret) => createHmac('sha256', secret).update('new-api/auth/access/v1').digest())
   const sign = (key: Buffer, text: string): Buffer => createHmac('sha256', key).update(text).digest()
 
@@ -48,7 +51,7 @@ export function createAccessTokens(secrets: readonly string[], nowMs: () => numb
         jti: crypto.randomUUID(),
       }
       const text = `${encode({ alg: 'HS256', typ: 'JWT' })}.${encode(payload)}`
-      return { token: `${text}.${sign(keys[0]!, text).toString('base64url')}`, expiresAtSec }
+      return { token: `${text}.${sign(keys[signing()]!, text).toString('base64url')}`, expiresAtSec }
     },
 
     /** Only HS256 by one of our keys counts, whatever the token's header says. */

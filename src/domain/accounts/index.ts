@@ -37,8 +37,10 @@ export interface AccountsDeps {
   readonly log: Log
   readonly clock: Clock
   readonly version: string
-  /** Session secrets: the first signs, all are accepted. */
+  /** Session secrets: all are accepted. */
   readonly secrets: readonly string[]
+  /** Position of the session secret that signs; the first if not given. */
+  readonly signing?: () => number
   readonly sessionLimits: SessionLimits
   /** How long an API key is taken for true without asking again, ms (`SYNC_FREQUENCY`). */
   readonly freshMs: number

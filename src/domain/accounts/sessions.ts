@@ -29,8 +29,10 @@ export interface SessionsDeps {
   readonly options: Options
   readonly audit: Audit
   readonly clock: Clock
-  /** The first signs; all are accepted. */
+  /** All are accepted. */
   readonly secrets: readonly string[]
+  /** Position of the secret that signs: the first, unless another node does not know it yet. */
+  readonly signing?: () => number
   readonly limits: SessionLimits
 }
 
@@ -70,13 +72,15 @@ const MAX_LISTED = 100
 const MAX_PERSONAL_TOKEN = 32
 
 export function createSessions(deps: SessionsDeps) {
-  const { db, options, audit, clock, limits } = deps
-  const accessTokens = createAccessTokens(deps.secrets, () => clock.now())
+  const { db, options, audit, clock, limits, signing = () => 0 } = deps
+  const accessTokens = createAccessTokens(deps.secrets, () => clock.now(), signing)
   const keys = deps.secrets.map((secret) => ({
     digest: createHmac('sha256', secret).update('new-api/auth/refresh/v1').digest(),
     rotate: createHmac('sha256', secret).update('headgate/auth/rotate/v1').digest(),
   }))
   const hashes = (secret: string): string[] => keys.map((key) => hmac(key.digest, secret))
+  /** What is stored: nodes that are a secret behind must find it. */
+  const hashOf = (secret: string): string => hashes(secret)[signing()]!
   const successors = (sid: string, secret: string): string[] => keys.map((key) => hmac(key.rotate, `${sid}.${secret}`))
   const nowSec = (): number => Math.floor(clock.now() / 1000)
 
@@ -126,7 +130,7 @@ export function createSessions(deps: SessionsDeps) {
         version: 1,
         userAuthVersion: user.authVersion,
         status: 'active',
-        refreshHash: hashes(secret)[0]!,
+        refreshHash: hashOf(secret),
         previousRefreshHash: null,
         previousValidUntil: 0,
         loginMethod: method,
@@ -235,9 +239,9 @@ export function createSessions(deps: SessionsDeps) {
         const { session, user } = await alive(tx, await findSession(tx, sid, true))
         const { userSessions } = tx.tables
         if (matches(given, session.refreshHash)) {
-          const next = successors(sid, secret)[0]!
+          const next = successors(sid, secret)[signing()]!
           const change = {
-            refreshHash: hashes(next)[0]!,
+            refreshHash: hashOf(next),
             previousRefreshHash: session.refreshHash,
             previousValidUntil: nowSec() + GRACE_SEC,
             lastActiveAt: nowSec(),

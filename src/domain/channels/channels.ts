@@ -7,6 +7,7 @@ import { bumpTopic, type Db } from '../../db/index.ts'
 import { asGatewayError, GatewayError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
+import { EMPTY_RING, type Keyring } from '../../lib/sealed-text.ts'
 import type { Fetch } from '../../provider/provider.ts'
 import { createSnapshot, type Topics } from '../../state/index.ts'
 import type { Options } from '../options/index.ts'
@@ -18,6 +19,7 @@ import { applyHeaderEdits, resolveHeaderOverride } from './header-override.ts'
 import { createHealth, type Failure } from './health.ts'
 import { type ChosenKey, createKeyChoice } from './key-choice.ts'
 import { readKeys } from './key-text.ts'
+import { createStoredKeys } from './keys-at-rest.ts'
 import { type ChannelFilter, type ChannelList, listChannels } from './list.ts'
 import { createLoader, type ProviderList } from './load.ts'
 import { upstreamModel } from './mapping.ts'
@@ -126,6 +128,8 @@ export interface ChannelsDeps {
   readonly topics: Topics
   readonly options: Pick<Options, 'get'>
   readonly providers: ProviderList
+  /** Opens and seals keys at rest; without it only plain ones are read. */
+  readonly keyring?: Keyring
   readonly log: Log
   readonly clock: Clock
   /** In [0, 1). */
@@ -139,7 +143,8 @@ const BULK = { deadlineMs: 60_000 }
 
 export const createChannels = (deps: ChannelsDeps): Channels => {
   const { db, topics, options, providers, log, clock, random } = deps
-  const load = createLoader(db, providers, log)
+  const storedKeys = createStoredKeys(deps.keyring ?? EMPTY_RING)
+  const load = createLoader({ db, providers, keys: storedKeys, log })
   const snapshot = createSnapshot({
     name: 'channels',
     topic: TOPIC,
@@ -169,6 +174,7 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
     find: (id) => snapshot.get().find(id),
     bump: (tx) => bumpTopic(tx, TOPIC),
     published: () => topics.changed(TOPIC),
+    openKey: storedKeys.open,
     log,
     clock,
   })
@@ -180,7 +186,8 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       return removed
     }, BULK)
 
-  const parsed = (row: Row): Channel => parseChannel(row, checkProvider(providers, row.type ?? 0), () => {})
+  const opened = (row: Row): Row => ({ ...row, key: storedKeys.open(row.key) })
+  const parsed = (row: Row): Channel => parseChannel(opened(row), checkProvider(providers, row.type ?? 0), () => {})
 
   const listModels = async (channel: Channel): Promise<readonly string[]> => {
     const { provider } = channel
@@ -234,19 +241,19 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
     onChange: snapshot.onChange,
     ageMs: snapshot.ageMs,
 
-    list: (filter) => listChannels(db, filter),
+    list: (filter) => listChannels(db, filter, storedKeys),
     get: (id) => readRow(db, id),
     keyText: async (id) => {
-      const row = await readRow(db, id)
+      const row = opened(await readRow(db, id))
       return readKeys(row.key, readChannelInfo(row.channelInfo).is_multi_key).join('\n')
     },
-    keys: async (id, status) => listKeys(await readRow(db, id), status),
+    keys: async (id, status) => listKeys(opened(await readRow(db, id)), status),
     create: (input) => {
       checkNew(input, providers)
-      return write((tx) => createRows(tx, input, nowSec()), BULK)
+      return write((tx) => createRows(tx, input, storedKeys, nowSec()), BULK)
     },
-    update: (input, given, rights) => write((tx) => updateChannelRow(tx, input, given, rights, providers)),
-    copy: (id, copyOptions) => write((tx) => copyRow(tx, id, copyOptions, nowSec())),
+    update: (input, given, rights) => write((tx) => updateChannelRow(tx, input, given, rights, providers, storedKeys)),
+    copy: (id, copyOptions) => write((tx) => copyRow(tx, id, copyOptions, storedKeys, nowSec())),
     remove: removeIds,
     removeDisabled: async () => {
       const { channels } = db.tables
@@ -280,7 +287,7 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       const models = rows.filter((row) => row.tag === tag).map((row) => row.models ?? '')
       return models.reduce((longest, text) => (text.length > longest.length ? text : longest), '')
     },
-    manageKeys: (id, action) => write((tx) => manageKeys(tx, id, action, nowSec())),
+    manageKeys: (id, action) => write((tx) => manageKeys(tx, id, action, storedKeys, nowSec())),
     fix: () => fixAbilities(db, log),
     fetchModels: async (query) => {
       const row = newRow(query)

@@ -5,6 +5,7 @@ import { CHANNEL_STATUS } from './channel.ts'
 import { readChannelInfo, SINGLE_KEY, withKeyStates } from './channel-info.ts'
 import { type ChannelInput, checkInput, toColumns } from './input.ts'
 import { readKeys, writeKeys } from './key-text.ts'
+import type { StoredKeys } from './keys-at-rest.ts'
 import { insertRow, type Row, readRow } from './rows.ts'
 
 export interface CreateInput {
@@ -28,9 +29,14 @@ const KEY_PREFIX_LENGTH = 8
  * @returns their ids
  * @throws GatewayError of the field that is wrong
  */
-export const createRows = async (tx: Db, input: CreateInput, nowSec: number): Promise<readonly number[]> => {
+export const createRows = async (
+  tx: Db,
+  input: CreateInput,
+  keys: StoredKeys,
+  nowSec: number,
+): Promise<readonly number[]> => {
   const ids: number[] = []
-  for (const row of rowsOf(input, nowSec)) ids.push(await insertRow(tx, row))
+  for (const row of rowsOf(input, nowSec)) ids.push(await insertRow(tx, { ...row, key: await keys.seal(tx, row.key) }))
   return ids
 }
 
@@ -131,12 +137,19 @@ export interface CopyOptions {
  * A second channel like the first, with its key; what was measured of the first starts anew.
  * @returns the id of the copy
  */
-export const copyRow = async (tx: Db, id: number, options: CopyOptions, nowSec: number): Promise<number> => {
+export const copyRow = async (
+  tx: Db,
+  id: number,
+  options: CopyOptions,
+  keys: StoredKeys,
+  nowSec: number,
+): Promise<number> => {
   const { id: _id, ...row } = await readRow(tx, id)
   const measured = options.isBalanceReset ? { balance: 0, usedQuota: 0 } : {}
   return insertRow(tx, {
     ...row,
     ...measured,
+    key: await keys.seal(tx, keys.open(row.key)),
     name: `${row.name ?? ''}${options.suffix}`.slice(0, 191),
     createdTime: nowSec,
     testTime: 0,

@@ -50,10 +50,12 @@ export const createHealth = (deps: {
   /** Called within the transaction that changed a channel. */
   readonly bump: (tx: Db) => Promise<void>
   readonly published: () => Promise<void>
+  /** Opens the stored text of a key. */
+  readonly openKey: (stored: string) => string
   readonly log: Log
   readonly clock: Clock
 }): Health => {
-  const { db, options, find, bump, published, log, clock } = deps
+  const { db, options, find, bump, published, openKey, log, clock } = deps
   /** One at a time per key: a burst of equal failures is one event. */
   const running = new Map<string, Promise<void>>()
 
@@ -61,7 +63,7 @@ export const createHealth = (deps: {
     const key = channel.multiKey ? channel.keys[keyIndex] : undefined
     const reason = redactText(error.upstream?.message ?? error.public).slice(0, MAX_REASON_LENGTH)
     const effect = await db.transaction(async (tx) => {
-      const done = await disableRow(tx, channel, keyIndex, key, reason, Math.floor(clock.now() / 1000))
+      const done = await disableRow(tx, channel, { keyIndex, key, reason, openKey }, Math.floor(clock.now() / 1000))
       if (done !== 'nothing') await bump(tx)
       return done
     })
@@ -100,15 +102,19 @@ export const createHealth = (deps: {
 
 type Effect = 'nothing' | 'key' | 'channel'
 
-/** @param key the one that failed: an index may name another by now, when keys were deleted meanwhile */
+/** @param failed.key the one that failed: an index may name another by now, when keys were deleted meanwhile */
 const disableRow = async (
   tx: Db,
   channel: Channel,
-  keyIndex: number,
-  key: string | undefined,
-  reason: string,
+  failed: {
+    readonly keyIndex: number
+    readonly key: string | undefined
+    readonly reason: string
+    readonly openKey: (stored: string) => string
+  },
   nowSec: number,
 ): Promise<Effect> => {
+  const { keyIndex, key, reason } = failed
   const row = await lockRow(tx, channel.id)
   if (row.status !== CHANNEL_STATUS.enabled) return 'nothing'
   const info = readChannelInfo(row.channelInfo)
@@ -117,9 +123,9 @@ const disableRow = async (
     await writeStatus(tx, row, CHANNEL_STATUS.disabledAutomatically, reason, nowSec)
     return 'channel'
   }
-  const states = keyStates(readKeys(row.key, true), info)
-  const failed = states[keyIndex]
-  if (failed === undefined || failed.key !== key || failed.status !== CHANNEL_STATUS.enabled) return 'nothing'
+  const states = keyStates(readKeys(failed.openKey(row.key), true), info)
+  const state = states[keyIndex]
+  if (state === undefined || state.key !== key || state.status !== CHANNEL_STATUS.enabled) return 'nothing'
   const disabled = { key, status: CHANNEL_STATUS.disabledAutomatically, reason, disabledTime: nowSec }
   const next = states.with(keyIndex, disabled)
   const channelInfo = JSON.stringify(withKeyStates(info, next))

@@ -21,11 +21,13 @@ export {
   resolveHeaderOverride,
 } from './header-override.ts'
 export type { ChosenKey } from './key-choice.ts'
+export { beginKeysAtRest, type KeysState, lockedKeys } from './keys-at-rest.ts'
 export { type ChannelFilter, type ChannelList, SORT_FIELDS, type SortField } from './list.ts'
 export { mappedStatus } from './mapping.ts'
 export { normaliseModel } from './model-name.ts'
 export { applyParamOverride, type Overridden, type OverrideContext } from './param-override.ts'
 export { type RetryQuestion, shouldRetry } from './retry.ts'
+export { discardUnreadable, type KeysReport, type RewriteResult, reportKeys, rewriteKeys } from './rewrite-keys.ts'
 export type { Row as ChannelRow } from './rows.ts'
 export type { KeyAction, KeyPage } from './status.ts'
 export { applySystemPrompt } from './system-prompt.ts'

@@ -1,13 +1,17 @@
 /**
- * The one place that reads and writes the text of `channels.key`: one key, several separated by newline, or a JSON array.
- * Whatever protects keys at rest belongs here.
+ * The one place that knows the text of `channels.key`: one key, several separated by newline, or a JSON array. How that
+ * text is protected in the database is `keys-at-rest.ts`.
  */
+import { GatewayError } from '../../errors.ts'
+import { isSealed } from '../../lib/sealed-text.ts'
 
 /**
  * @param isMultiKey a single key may itself span lines (a service account), so only channels with several are split
  * @returns keys in their stored order: an index names a key in the status list and in logs
+ * @throws GatewayError `channel_key_locked` for a text that is encrypted still
  */
 export const readKeys = (text: string, isMultiKey: boolean): readonly string[] => {
+  if (isSealed(text)) throw new GatewayError('channel_key_locked')
   if (!isMultiKey) return text === '' ? [] : [text]
   const array = text.trimStart().startsWith('[') ? readArray(text) : undefined
   return (

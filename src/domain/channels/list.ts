@@ -4,9 +4,11 @@
  */
 import { inArray } from 'drizzle-orm'
 import type { Db } from '../../db/index.ts'
+import { isSealed } from '../../lib/sealed-text.ts'
 import { CHANNEL_STATUS, groupList } from './channel.ts'
 import { readChannelInfo } from './channel-info.ts'
 import { readKeys } from './key-text.ts'
+import type { StoredKeys } from './keys-at-rest.ts'
 import type { Row } from './rows.ts'
 
 export interface ChannelFilter {
@@ -34,7 +36,7 @@ export interface ChannelList {
   readonly typeCounts: Readonly<Record<string, number>>
 }
 
-export const listChannels = async (db: Db, filter: ChannelFilter): Promise<ChannelList> => {
+export const listChannels = async (db: Db, filter: ChannelFilter, keys: StoredKeys): Promise<ChannelList> => {
   const { channels: t } = db.tables
   const light = {
     id: t.id,
@@ -49,7 +51,7 @@ export const listChannels = async (db: Db, filter: ChannelFilter): Promise<Chann
   const searched = { key: t.key, baseUrl: t.baseUrl, models: t.models, channelInfo: t.channelInfo }
   const isSearch = filter.keyword !== undefined || filter.model !== undefined
   const rows: readonly Candidate[] = await db.select({ ...light, ...sortable, ...(isSearch && searched) }).from(t)
-  const matching = rows.filter((row) => matches(row, filter))
+  const matching = rows.filter((row) => matches(row, filter, keys))
   const chosen = matching
     .filter((row) => filter.type === undefined || (row.type ?? 0) === filter.type)
     .sort(comparing(filter.sort))
@@ -66,7 +68,7 @@ type Candidate = Pick<
 const contains = (text: string | null | undefined, part: string): boolean =>
   (text ?? '').toLowerCase().includes(part.toLowerCase())
 
-const matches = (row: Candidate, { keyword, model, group, status }: ChannelFilter): boolean => {
+const matches = (row: Candidate, { keyword, model, group, status }: ChannelFilter, keys: StoredKeys): boolean => {
   const isEnabled = row.status === CHANNEL_STATUS.enabled
   if (status !== undefined && isEnabled !== (status === 'enabled')) return false
   if (group !== undefined && !groupList(row.group).includes(group)) return false
@@ -76,8 +78,13 @@ const matches = (row: Candidate, { keyword, model, group, status }: ChannelFilte
     String(row.id) === keyword ||
     contains(row.name, keyword) ||
     contains(row.baseUrl, keyword) ||
-    readKeys(row.key ?? '', readChannelInfo(row.channelInfo).is_multi_key).includes(keyword)
+    hasKey(row, keyword, keys)
   )
+}
+
+const hasKey = (row: Candidate, key: string, keys: StoredKeys): boolean => {
+  const text = keys.open(row.key ?? '')
+  return !isSealed(text) && readKeys(text, readChannelInfo(row.channelInfo).is_multi_key).includes(key)
 }
 
 const VALUES: Readonly<Record<SortField, (row: Candidate) => number | string>> = {

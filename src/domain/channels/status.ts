@@ -5,6 +5,7 @@ import { GatewayError } from '../../errors.ts'
 import { CHANNEL_STATUS } from './channel.ts'
 import { type ChannelInfo, type KeyState, keyStates, readChannelInfo, withKeyStates } from './channel-info.ts'
 import { readKeys, writeKeys } from './key-text.ts'
+import type { StoredKeys } from './keys-at-rest.ts'
 import { lockRow, type Row, updateRow, writeStatus } from './rows.ts'
 
 /** @returns ids of the channels whose status changed; ids without a channel are passed over */
@@ -38,14 +39,20 @@ export interface KeyPage {
   readonly autoDisabledCount: number
 }
 
-/** @throws GatewayError `channel_single_key` */
+/**
+ * @param row with its key opened
+ * @throws GatewayError `channel_single_key`, `channel_key_locked`
+ */
 export const statesOf = (row: Row): { readonly info: ChannelInfo; readonly states: readonly KeyState[] } => {
   const info = readChannelInfo(row.channelInfo)
   if (!info.is_multi_key) throw new GatewayError('channel_single_key')
   return { info, states: keyStates(readKeys(row.key, true), info) }
 }
 
-/** @param status only keys of this status; the counts are of all */
+/**
+ * @param row with its key opened
+ * @param status only keys of this status; the counts are of all
+ */
 export const listKeys = (row: Row, status?: number): KeyPage => {
   const { states } = statesOf(row)
   const count = (wanted: number): number => states.filter((state) => state.status === wanted).length
@@ -70,18 +77,25 @@ export type KeyAction =
  * @returns how many keys the action concerned
  * @throws GatewayError
  */
-export const manageKeys = async (tx: Db, channelId: number, action: KeyAction, nowSec: number): Promise<number> => {
+export const manageKeys = async (
+  tx: Db,
+  channelId: number,
+  action: KeyAction,
+  stored: StoredKeys,
+  nowSec: number,
+): Promise<number> => {
   const row = await lockRow(tx, channelId)
-  const { info, states } = statesOf(row)
+  const { info, states } = statesOf({ ...row, key: stored.open(row.key) })
   const next = applyAction(states, action, nowSec)
   const count = states.length - next.length || states.filter((state, index) => state !== next[index]).length
   if (count === 0) return 0
   const channelInfo = JSON.stringify(withKeyStates(info, next))
-  const key = writeKeys(
+  const keys = writeKeys(
     next.map((state) => state.key),
     true,
   )
-  const updated = await updateRow(tx, row, next.length === states.length ? { channelInfo } : { key, channelInfo })
+  const key = next.length === states.length ? undefined : await stored.seal(tx, keys)
+  const updated = await updateRow(tx, row, key === undefined ? { channelInfo } : { key, channelInfo })
   await followKeys(tx, updated, next, nowSec)
   return count
 }

@@ -2,6 +2,7 @@
 import { eq, inArray } from 'drizzle-orm'
 import type { Db } from '../../db/index.ts'
 import { GatewayError } from '../../errors.ts'
+import { isSealed } from '../../lib/sealed-text.ts'
 import { type KeyState, keyStates, readChannelInfo, withKeyStates } from './channel-info.ts'
 import { checkKind, checkMultiKeyMode, type Kinds } from './create.ts'
 import {
@@ -14,6 +15,7 @@ import {
   toColumns,
 } from './input.ts'
 import { readKeys, writeKeys } from './key-text.ts'
+import type { StoredKeys } from './keys-at-rest.ts'
 import { lockRow, type Row, type RowPatch, updateRow } from './rows.ts'
 
 export interface UpdateInput extends ChannelInput {
@@ -53,16 +55,17 @@ export const updateChannelRow = async (
   given: readonly string[],
   rights: Rights,
   kinds: Kinds,
+  stored: StoredKeys,
 ): Promise<{ readonly row: Row; readonly changed: readonly string[] }> => {
   const row = await lockRow(tx, input.id)
   const patch = fieldPatch(row, input)
-  const keys = keyPatch(row, input)
+  const keys = keyPatch({ ...row, key: stored.open(row.key) }, input)
   const changed = COLUMN_FIELDS.filter((field) => columnOf(field) in patch).map(String)
   if (keys.key !== undefined) changed.push('key')
   if (!rights.isSensitiveAllowed) refuseSensitive(changed, given)
   if (patch.type !== undefined && patch.type !== null) checkKind(patch.type, kinds)
   checkInput(input)
-  const all = { ...patch, ...keys }
+  const all = { ...patch, ...keys, ...(keys.key !== undefined && { key: await stored.seal(tx, keys.key) }) }
   return { row: Object.keys(all).length === 0 ? row : await updateRow(tx, row, all), changed }
 }
 
@@ -82,12 +85,14 @@ const keyPatch = (row: Row, input: UpdateInput): RowPatch => {
   const info = readChannelInfo(row.channelInfo)
   if (!info.is_multi_key) {
     const key = input.key?.trim() ?? ''
-    return key === '' || key === readKeys(row.key, false)[0] ? {} : { key: writeKeys([key], false) }
+    // One that cannot be read here can be replaced all the same.
+    return key === '' || key === row.key ? {} : { key: writeKeys([key], false) }
   }
   if (input.multi_key_mode) checkMultiKeyMode(input.multi_key_mode)
   const mode = input.multi_key_mode || info.multi_key_mode
-  const own = keyStates(readKeys(row.key, true), info)
-  const states = input.key?.trim() ? mergeKeys(own, readKeys(input.key, true), input.key_mode === 'append') : own
+  const isReplacing = input.key?.trim() && input.key_mode !== 'append'
+  const own = isReplacing && isSealed(row.key) ? [] : keyStates(readKeys(row.key, true), info)
+  const states = input.key?.trim() ? mergeKeys(own, readKeys(input.key, true), !isReplacing) : own
   const key = keyText(states)
   if (mode === info.multi_key_mode && key === keyText(own)) return {}
   const channelInfo = JSON.stringify({ ...withKeyStates(info, states), multi_key_mode: mode })

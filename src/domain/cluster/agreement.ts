@@ -139,7 +139,7 @@ export function createAgreement(deps: AgreementDeps) {
     /** Once more, when the instance's row is there for others to see. @returns as `join` */
     async confirm(): Promise<string | undefined> {
       agreed = (await readAgreed(db)) ?? agreed
-      return problem()
+      return problem() ?? deps.unreadable()
     },
     /** Position of the session secret that signs; all of them are accepted. */
     signing: (): number => Math.max(0, own.SESSION_SECRET.indexOf(agreed.SESSION_SECRET ?? '')),

@@ -4,7 +4,7 @@
  * agreed on; what follows from a difference is `agreement.ts`.
  */
 import { randomBytes } from 'node:crypto'
-import { and, eq, inArray } from 'drizzle-orm'
+import { eq, inArray } from 'drizzle-orm'
 import { bumpTopic, type Db } from '../../db/index.ts'
 import { createKeyring, type Keyring } from '../../lib/sealed-text.ts'
 import { fingerprintOf, keyOf, rootOf } from '../../lib/secret-key.ts'
@@ -107,10 +107,7 @@ export function replaceAgreed(
     const now = row && parseAgreed(row.value)
     if (!now || ALIKE.some((name) => now[name] !== from[name]) || !(await decide(tx))) return false
     const value = JSON.stringify({ ...now, ...change })
-    await tx
-      .update(clusterMeta)
-      .set({ value })
-      .where(and(eq(clusterMeta.key, AGREED_KEY)))
+    await tx.update(clusterMeta).set({ value }).where(eq(clusterMeta.key, AGREED_KEY))
     await bumpTopic(tx, SECRETS_TOPIC)
     return true
   })

@@ -1,4 +1,5 @@
 /** What was used: call records and the hourly sums behind the dashboard. Nothing outside this folder reaches past this file. */
+export { cleanLogs, type LogCleanUp, type LogCleanUpState } from './clean-logs.ts'
 export {
   createHourlyReads,
   type Flow,

@@ -1,0 +1,80 @@
+/** What `doctor` finds about this node among the others: secrets that do not fit, and settings that differ. */
+import { join } from 'node:path'
+import type { Config } from '../config.ts'
+import { type Db, findMissing, openDb } from '../db/index.ts'
+import { lockedKeys } from '../domain/channels/index.ts'
+import {
+  deriveSecrets,
+  differingFrom,
+  readAgreed,
+  readDifferences,
+  readPeers,
+  readSalt,
+} from '../domain/cluster/index.ts'
+import { readTextIfPresent } from '../lib/files.ts'
+import { silentLog } from '../lib/log.ts'
+import type { Finding } from './doctor.ts'
+
+/** @returns nothing where there is no database to ask, which is told elsewhere */
+export async function checkCluster(config: Config): Promise<readonly Finding[]> {
+  if (config.isSingleNode && !(await Bun.file(config.sqlitePath.split('?')[0]!).exists())) return []
+  let db: Db | undefined
+  try {
+    db = await openDb({
+      dsn: config.sqlDsn,
+      sqlitePath: config.sqlitePath,
+      log: silentLog,
+      pool: { maxOpen: 2, maxIdle: 2 },
+    })
+    const salt = (await findMissing(db)).length > 0 ? undefined : await readSalt(db)
+    if (salt === undefined) return [{ level: 'ok', text: 'no node has used this database yet' }]
+    return [...(await checkFit(db, config, salt)), ...(await checkDifferences(db))]
+  } catch {
+    // The database's own part of the report says what is wrong with it.
+    return []
+  } finally {
+    await db?.close()
+  }
+}
+
+async function checkFit(db: Db, config: Config, salt: string): Promise<readonly Finding[]> {
+  const agreed = await readAgreed(db)
+  const session = config.sessionSecret || (await generatedSecret(config))
+  const present = (texts: readonly string[]): readonly string[] => texts.filter((text) => text !== '')
+  const own = await deriveSecrets(
+    {
+      session: present([session, config.sessionSecretPrevious]),
+      crypto: present([config.cryptoSecret || session, config.cryptoSecretPrevious]),
+      ledgerLeaseSec: config.ledgerLeaseSec,
+    },
+    salt,
+  )
+  // Where there is no secret to compare (a generated one that this user may not read), nothing is said about it.
+  const { fingerprints } = own
+  const names = agreed ? differingFrom(agreed, fingerprints).filter((name) => fingerprints[name].length > 0) : []
+  const isAlone = config.isSingleNode || (await readPeers(db)).length === 0
+  const findings = names.map(
+    (name): Finding => ({
+      level: isAlone ? 'warning' : 'problem',
+      text: `${name} differs from the cluster's`,
+      advice: isAlone
+        ? 'no node is running: the next start takes this value over'
+        : `give every node the same; to replace a secret, set the old one as ${name}_PREVIOUS beside it`,
+    }),
+  )
+  const locked = await lockedKeys(db, own.keyring)
+  if (locked !== undefined) findings.push({ level: 'problem', text: locked, advice: 'see `headgate keys status`' })
+  return findings.length > 0 ? findings : [{ level: 'ok', text: "secrets and lease are the cluster's" }]
+}
+
+const generatedSecret = async (config: Config): Promise<string> =>
+  ((await readTextIfPresent(join(config.dataDir, 'session-secret')).catch(() => undefined)) ?? '').trim()
+
+async function checkDifferences(db: Db): Promise<readonly Finding[]> {
+  return (await readDifferences(db)).map(({ name, values }) => ({
+    level: 'warning',
+    text: `${name} is not the same everywhere: ${values.map(({ value, nodes }) => `${value || 'none'} on ${nodes.join(', ')}`).join('; ')}`,
+    advice:
+      name === 'clock' ? 'run a time service such as chrony there' : 'nodes work on; make sure that this is meant',
+  }))
+}

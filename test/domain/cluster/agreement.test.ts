@@ -1,0 +1,198 @@
+/** What all nodes must have alike: who may join, who decides first, and how the cluster goes over to another secret. */
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'bun:test'
+import { eq } from 'drizzle-orm'
+import {
+  createAgreement,
+  createInstances,
+  deriveSecrets,
+  openSalt,
+  readAgreed,
+  secretInfo,
+} from '../../../src/domain/cluster/index.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { createLog, type LogSink } from '../../../src/lib/log.ts'
+import { ENGINES, type TestDb } from '../../support/engines.ts'
+import { eventually } from '../../support/eventually.ts'
+
+interface Settings {
+  readonly session: readonly string[]
+  readonly crypto: readonly string[]
+  readonly ledgerLeaseSec: number
+}
+
+const OLD: Settings = { session: ['old session'], crypto: ['old crypto'], ledgerLeaseSec: 1 }
+const VARIABLES = [
+  { name: 'SESSION_SECRET', other: { ...OLD, session: ['another'] } },
+  { name: 'CRYPTO_SECRET', other: { ...OLD, crypto: ['another'] } },
+  { name: 'LEDGER_LEASE', other: { ...OLD, ledgerLeaseSec: 2 } },
+] as const
+
+for (const engine of ENGINES) {
+  describe(`agreement on ${engine.name}`, () => {
+    let testDb: TestDb
+    const lines: string[] = []
+    const sink: LogSink = { write: (line) => lines.push(line), close: async () => {} }
+    const log = createLog({ level: 'debug', sinks: [sink] })
+
+    beforeAll(async () => {
+      testDb = await engine.freshDb()
+    })
+    afterAll(() => testDb.close())
+    beforeEach(async () => {
+      lines.length = 0
+      await testDb.db.delete(testDb.db.tables.clusterInstances)
+      await testDb.db.delete(testDb.db.tables.clusterMeta)
+    })
+
+    const nodeOf = async (settings: Settings, nodeId: string) => {
+      const { db } = testDb
+      const own = await deriveSecrets(settings, await openSalt(db))
+      const agreement = createAgreement({
+        db,
+        own: own.fingerprints,
+        nodeId,
+        isAlone: false,
+        isCryptoDerived: false,
+        unreadable: async () => undefined,
+        leaseMs: settings.ledgerLeaseSec * 1000,
+        log,
+        clock: systemClock,
+      })
+      const instances = createInstances({ db, clock: systemClock })
+      return {
+        agreement,
+        own,
+        /** Writes its row and lets its heart beat until `stop`. */
+        live: async () => {
+          const id = crypto.randomUUID()
+          const info = secretInfo(nodeId, own.fingerprints)
+          await instances.register(id, { node: nodeId, worker: 0, role: 'master', version: '1', info })
+          const timer = setInterval(() => void instances.beat(id).catch(() => undefined), 100)
+          return {
+            kill: () => clearInterval(timer),
+            stop: async () => {
+              clearInterval(timer)
+              await instances.setState([id], 'gone')
+            },
+          }
+        },
+      }
+    }
+    const agreedSession = async () => (await readAgreed(testDb.db))?.SESSION_SECRET
+
+    test('a node with the same values joins; one with another value is refused, and told which variable', async () => {
+      const first = await nodeOf(OLD, 'a')
+      expect(await first.agreement.join()).toBeUndefined()
+      const heart = await first.live()
+      try {
+        expect(await (await nodeOf(OLD, 'b')).agreement.join()).toBeUndefined()
+        for (const { name, other } of VARIABLES) {
+          const problem = await (await nodeOf(other, 'b')).agreement.join()
+          expect(problem).toStartWith(`${name}:`)
+          for (const { name: different } of VARIABLES) if (different !== name) expect(problem).not.toContain(different)
+        }
+        expect(await first.agreement.confirm()).toBeUndefined()
+      } finally {
+        await heart.stop()
+      }
+    })
+
+    test('of several first nodes at once one decides, and only its like join', async () => {
+      const nodes = await Promise.all(
+        ['x', 'y', 'x', 'y', 'x', 'y'].map(async (secret, index) => {
+          const node = await nodeOf({ ...OLD, session: [secret] }, `node ${index}`)
+          return { secret, node, heart: await node.live() }
+        }),
+      )
+      try {
+        const problems = await Promise.all(nodes.map(({ node }) => node.agreement.join()))
+        const joined = new Set(nodes.filter((_, index) => problems[index] === undefined).map(({ secret }) => secret))
+        expect(joined.size).toBe(1)
+        expect(problems.filter((problem) => problem?.startsWith('SESSION_SECRET:')).length).toBe(3)
+      } finally {
+        for (const { heart } of nodes) await heart.stop()
+      }
+    }, 20_000)
+
+    test('when no other node lives, whether it stopped or was killed, the start takes its value over and warns', async () => {
+      const first = await nodeOf(OLD, 'a')
+      await first.agreement.join()
+      await (await first.live()).stop()
+      expect(await (await nodeOf({ ...OLD, session: ['second'] }, 'b')).agreement.join()).toBeUndefined()
+      const second = await nodeOf({ ...OLD, session: ['second'] }, 'b')
+      ;(await second.live()).kill()
+      expect(await (await nodeOf({ ...OLD, session: ['third'] }, 'c')).agreement.join()).toBeUndefined()
+      expect(lines.filter((line) => line.includes('takes over')).length).toBe(2)
+      // A node that had joined before, and shows itself only now, is not let in.
+      expect(await second.agreement.confirm()).toStartWith('SESSION_SECRET:')
+    }, 20_000)
+
+    test('a node that was killed does not keep its own new start waiting', async () => {
+      const first = await nodeOf(OLD, 'a')
+      await first.agreement.join()
+      ;(await first.live()).kill()
+      const again = await nodeOf({ ...OLD, session: ['second'], ledgerLeaseSec: 60 }, 'a')
+      expect(await again.agreement.join()).toBeUndefined()
+    })
+
+    test('a roll-out signs with the old secret until every node has the new one, and the list then moves on', async () => {
+      const settings = { ...OLD, session: ['new session', 'old session'] }
+      const oldNode = await nodeOf(OLD, 'a')
+      await oldNode.agreement.join()
+      const oldHeart = await oldNode.live()
+      const newNode = await nodeOf(settings, 'b')
+      expect(await newNode.agreement.join()).toBeUndefined()
+      const newHeart = await newNode.live()
+      const topics = { watch: () => () => {}, changed: async () => {} } as never
+      newNode.agreement.follow(topics)
+      try {
+        expect(newNode.agreement.signing()).toBe(1)
+        // A node of the way back: it has both as well, in the other order. Nothing moves while nodes want different ones.
+        const backNode = await nodeOf({ ...OLD, session: ['old session', 'new session'] }, 'c')
+        expect(await backNode.agreement.join()).toBeUndefined()
+        const backHeart = await backNode.live()
+        await Bun.sleep(0)
+        expect(await agreedSession()).toBe(oldNode.own.fingerprints.SESSION_SECRET[0])
+        await oldHeart.stop()
+        expect(backNode.agreement.signing()).toBe(0)
+        await backHeart.stop()
+        await eventually(
+          'the cluster goes over to the new secret',
+          async () => (await agreedSession()) === newNode.own.fingerprints.SESSION_SECRET[0],
+          { withinMs: 15_000 },
+        )
+        await eventually('the new secret signs', () => newNode.agreement.signing() === 0)
+        const late = await nodeOf(OLD, 'd')
+        expect(await late.agreement.join()).toStartWith('SESSION_SECRET:')
+        expect(await (await nodeOf({ ...OLD, session: ['new session'] }, 'e')).agreement.join()).toBeUndefined()
+      } finally {
+        await newHeart.stop()
+        await newNode.agreement.close()
+      }
+    }, 30_000)
+
+    test('an instance of a release that tells no secrets keeps the old one signing', async () => {
+      const node = await nodeOf({ ...OLD, session: ['new session', 'old session'] }, 'b')
+      const first = await nodeOf(OLD, 'a')
+      await first.agreement.join()
+      expect(await node.agreement.join()).toBeUndefined()
+      const heart = await node.live()
+      const { clusterInstances } = testDb.db.tables
+      const instances = createInstances({ db: testDb.db, clock: systemClock })
+      await instances.register('older', { node: 'o', worker: 0, role: 'slave', version: '0' })
+      await testDb.db.update(clusterInstances).set({ info: 'not json' }).where(eq(clusterInstances.id, 'older'))
+      let looks = 0
+      const topics = { watch: () => () => {}, changed: async () => {} } as never
+      node.agreement.follow(topics)
+      try {
+        await eventually('it looked twice', () => ++looks > 250, { withinMs: 15_000 })
+        expect(node.agreement.signing()).toBe(1)
+        await instances.setState(['older'], 'gone')
+        await eventually('the new secret signs', () => node.agreement.signing() === 0, { withinMs: 15_000 })
+      } finally {
+        await heart.stop()
+        await node.agreement.close()
+      }
+    }, 40_000)
+  })
+}
