@@ -2,17 +2,22 @@
  * The composition root: opens everything in order, wires it by explicit arguments, and closes it in reverse. One long
  * file on purpose; no other file knows more than its own dependencies.
  */
+import { hostname, networkInterfaces } from 'node:os'
+import { join } from 'node:path'
 import { type AnyElysia, Elysia } from 'elysia'
+import { alertRoutes } from './admin/alert-routes.ts'
 import { apiKeyRoutes } from './admin/api-key-routes.ts'
 import { authRoutes } from './admin/auth-routes.ts'
 import { billingCompatRoutes } from './admin/billing-compat-routes.ts'
 import { channelRoutes } from './admin/channel-routes.ts'
+import { clusterRoutes } from './admin/cluster-routes.ts'
 import { configRoutes } from './admin/config-routes.ts'
 import { dataRoutes } from './admin/data-routes.ts'
 import { homeRoutes } from './admin/home-routes.ts'
 import { createAdminHttp, type PeerSource } from './admin/http.ts'
 import { adminRoutes } from './admin/index.ts'
 import { logRoutes } from './admin/log-routes.ts'
+import { metricsRoutes } from './admin/metrics-routes.ts'
 import { openApiRoutes } from './admin/openapi-routes.ts'
 import { optionRoutes } from './admin/option-routes.ts'
 import { createPageRedirect } from './admin/page-redirect.ts'
@@ -21,6 +26,8 @@ import { redemptionRoutes } from './admin/redemption-routes.ts'
 import { selfRoutes } from './admin/self-routes.ts'
 import { setupRoutes } from './admin/setup-routes.ts'
 import { statusRoutes } from './admin/status-routes.ts'
+import { systemInfoRoutes } from './admin/system-info-routes.ts'
+import { systemTaskRoutes } from './admin/system-task-routes.ts'
 import { userRoutes } from './admin/user-routes.ts'
 import { VERSION } from './build-info.ts'
 import { type Config, ConfigError, describeConfig } from './config.ts'
@@ -29,7 +36,6 @@ import {
   type Db,
   DbError,
   openDb,
-  parseDsn,
   readClusterId,
   readTopicVersions,
   syncSchema,
@@ -41,32 +47,51 @@ import { createLedger, createPrices, deliverCreditLogs } from './domain/billing/
 import { beginKeysAtRest, createChannels, lockedKeys } from './domain/channels/index.ts'
 import {
   createAgreement,
+  createDependencies,
+  createNodeRegistry,
+  createNodeStatus,
+  createSystemTasks,
   createTakeTurn,
   deriveSecrets,
-  type NodeSettings,
+  type NodeLoad,
+  nodeInfo,
+  nodeSettings,
   openSalt,
+  pruneInstances,
+  readClusterView,
   secretInfo,
   settingsInfo,
 } from './domain/cluster/index.ts'
-import { createBaseUrl, createOptions } from './domain/options/index.ts'
-import { createHourlyReads, createLogReads, createModelCatalog } from './domain/usage/index.ts'
+import { createCallLimits, createCounts, createWebLimits } from './domain/limits/index.ts'
+import { type Alerts, createAlerts, createMailer } from './domain/notify/index.ts'
+import { createBaseUrl, createOptions, type Options } from './domain/options/index.ts'
+import { cleanLogs, createHourlyReads, createLogReads, createModelCatalog } from './domain/usage/index.ts'
 import {
   buildIndexesJob,
+  cleanClusterJob,
   cleanSessionsJob,
   createJobRunner,
+  createTaskRunner,
   deliverCreditLogsJob,
+  LOG_CLEAN_UP_BATCH,
+  logCleanUpTask,
   syncLogSchemaJob,
+  watchClusterJob,
 } from './jobs/index.ts'
 import { systemClock } from './lib/clock.ts'
+import { countCpus } from './lib/cpus.ts'
 import { clientIp, normaliseIp, PRIVATE_NETWORKS, parseCidrs } from './lib/ip.ts'
 import { createLifecycle } from './lib/lifecycle.ts'
+import { refuseNewConnections } from './lib/listener.ts'
 import type { Log } from './lib/log.ts'
-import { redactAddress } from './lib/redact.ts'
-import type { NodeLink, Readiness } from './node.ts'
+import { createResourceMeter } from './lib/resources.ts'
+import { openCounters } from './lib/shared-counters.ts'
+import { createMetrics, readingsOf } from './metrics.ts'
+import type { NodeLink, ProbedDependency, Readiness } from './node.ts'
 import { createProviders } from './provider/registry.ts'
 import { createRelay } from './relay/index.ts'
 import { roleOf } from './role.ts'
-import { createTopics, openRedisState } from './state/index.ts'
+import { createTopics, openRedisState, type State } from './state/index.ts'
 
 export interface App {
   /** @returns when the node serves. @throws what kept it from it; `stop` closes what was opened until then */
@@ -83,7 +108,15 @@ const DB_WAIT_MS = 120_000
 const DB_RETRY_MS = 1_000
 /** Balancers and keep-alive clients look away in this time, before the listener closes. */
 const LOOK_AWAY_MS = 500
+/** Open connections on which nothing came for this long may be closed; a busy node waits no longer than the next. */
+const QUIET_MS = 300
+const QUIET_AT_MOST_MS = 5_000
 const READINESS_EVERY_MS = 250
+const BRIEF_MS = 5_000
+/** Nodes that were not seen for so long are taken off the list. */
+const FORGET_NODE_SEC = 30 * 86_400
+/** How long a node that must not start waits for its alert to be delivered. */
+const ALERT_WAIT_MS = 10_000
 const KIB = 1024
 const MIB = 1024 * KIB
 /** Beyond Bun's own default: the relay and the admin API bound bodies themselves, with a clear error. */
@@ -100,13 +133,17 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     config.sessionSecret,
     ...(config.sessionSecretPrevious === '' ? [] : [config.sessionSecretPrevious]),
   ]
+  /** The log alone hears of it until the rest is there. */
+  let alert: Alerts['raise'] = (told) => log.warn('alert', { ...told })
   let port: number | undefined
   let isListening = false
   let missing: () => readonly string[] = () => ['the node is starting']
 
+  let probed: () => readonly ProbedDependency[] = () => []
+
   const report = (): void => {
     const lacking = missing()
-    node.report({ isListening, ready: lacking.length === 0, missing: lacking })
+    node.report({ isListening, ready: lacking.length === 0, missing: lacking, dependencies: probed() })
   }
 
   const openDatabase = async (name: string, dsn: string, only?: 'logs'): Promise<Db> => {
@@ -149,6 +186,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         isCryptoDerived: !config.hasCryptoSecret,
         unreadable: () => lockedKeys(db, own.keyring),
         leaseMs: config.ledgerLeaseSec * 1000,
+        alert: (told) => alert(told),
         log,
         clock,
       })
@@ -157,6 +195,28 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       return { ...own, agreement }
     })
 
+  const alertsOf = (db: Db, state: State, options: Options) =>
+    createAlerts({ db, state, options, mailer: createMailer(options), node: config.nodeName, fetch, log, clock })
+
+  /** A node with other secrets does not serve, but it can still say so to those who run the others. */
+  const tellMismatch = async (db: Db, error: ConfigError): Promise<void> => {
+    const readVersions = () => readTopicVersions(db)
+    const topics = createTopics({ state: node.state, readVersions, fullReloadMs: 60_000, log, clock })
+    const options = createOptions({ db, topics, log, clock })
+    try {
+      await options.ready()
+      const alerts = alertsOf(db, node.state, options)
+      const text = `The node ${config.nodeName} does not start: ${error.message}`
+      alerts.raise({ kind: 'secret-mismatch', key: config.nodeName, text })
+      await Promise.race([alerts.idle(), Bun.sleep(ALERT_WAIT_MS)])
+    } catch (failure) {
+      log.warn('an alert could not be raised', { error: failure })
+    } finally {
+      options.close()
+      await topics.stop()
+    }
+  }
+
   const start = async (): Promise<void> => {
     const db = await openDatabase('database', config.sqlDsn)
     const isLogSeparate = config.logSqlDsn !== ''
@@ -164,14 +224,20 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     if (role.migrates) await untilAvailable('schema', log, () => syncSchema(db, { log, version }))
     else await waitForSchema(db, { log })
     const clusterId = await readClusterId(db)
-    const secrets = await joinCluster(db)
+    const secrets = await joinCluster(db).catch(async (error: unknown) => {
+      if (error instanceof ConfigError) await tellMismatch(db, error)
+      throw error
+    })
 
     const state =
       config.redisConnString === ''
         ? node.state
         : await openRedisState({
             address: config.redisConnString,
-            ...(config.redisPassword && { password: config.redisPassword }),
+            password: config.redisPassword,
+            masterName: config.redisMasterName,
+            sentinelPassword: config.redisSentinelPassword,
+            connections: Math.max(1, Math.floor(config.redisPoolSize / node.workerCount)),
             prefix: `headgate:${clusterId}:`,
             fallback: node.state,
             log,
@@ -181,6 +247,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     const topics = createTopics({
       state,
       readVersions: () => readTopicVersions(db),
+      together: db.readTogether,
       fullReloadMs: config.syncFrequencySec * 1000,
       log,
       clock,
@@ -190,6 +257,27 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     const options = createOptions({ db, topics, log, clock })
     lifecycle.defer('options', options.close)
     await options.ready()
+    const alerts = alertsOf(db, state, options)
+    alert = alerts.raise
+    lifecycle.defer('alerts', (remainingMs) => Promise.race([alerts.idle(), Bun.sleep(remainingMs / 2)]))
+    const dependencies = createDependencies({
+      list: [
+        { name: 'database', form: () => db.engine, ping: () => db.now() },
+        ...(isLogSeparate ? [{ name: 'log database', form: () => logDb.engine, ping: () => logDb.now() }] : []),
+        ...(state === node.state ? [] : [{ name: 'Redis', form: () => state.kind, ping: () => pingState(state) }]),
+      ],
+      log,
+      clock,
+      alert,
+    })
+    lifecycle.defer('dependencies', dependencies.stop)
+    const metrics = createMetrics({
+      bus: node.state,
+      workers: node.workerCount,
+      build: { version, node: config.nodeName, role: role.name },
+      clock,
+    })
+    lifecycle.defer('metrics', metrics.close)
     const baseUrl = createBaseUrl(config.frontendBaseUrl, options)
     const prices = createPrices(options)
     const providers = createProviders({
@@ -202,7 +290,20 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       }),
     })
     const { keyring } = secrets
-    const channels = createChannels({ db, topics, options, providers, keyring, log, clock, random: Math.random, fetch })
+    const channels = createChannels({
+      db,
+      topics,
+      bus: state,
+      options,
+      providers,
+      keyring,
+      turns: openCounters(join(config.dataDir, 'turns'), log),
+      alert,
+      log,
+      clock,
+      random: Math.random,
+      fetch,
+    })
     lifecycle.defer('channels', async () => {
       await channels.idle()
       channels.close()
@@ -251,7 +352,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         version,
         info: {
           ...secretInfo(node.nodeId, secrets.fingerprints),
-          ...settingsInfo(settingsOf(config, await clockAheadOf(db))),
+          ...settingsInfo(nodeSettings(config, await clockAheadOf(db))),
         },
       },
       leaseMs: config.ledgerLeaseSec * 1000,
@@ -268,9 +369,34 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
 
     /** Names this process alone; nodes may have one name. */
     const processName = `${config.nodeName.slice(0, 90)}-${crypto.randomUUID()}`
+    const jobLeaseMs = config.jobLeaseSec * 1000
+    const tasks = createSystemTasks({ db, bus: state, worker: processName, ttlMs: jobLeaseMs })
+    const registry = createNodeRegistry({
+      db,
+      name: config.nodeName,
+      nodeId: node.nodeId,
+      startedAtSec: startTimeSec,
+      staleAfterSec: config.ledgerLeaseSec,
+    })
     const jobs = createJobRunner({
       jobs: [
         cleanSessionsJob(accounts.sessions),
+        ...(node.workerIndex === 0
+          ? [
+              watchClusterJob({
+                view: () => readClusterView(db, []),
+                nodeName: config.nodeName,
+                unflushed: () => ledger.stats().unflushedMain + ledger.stats().unflushedLog,
+                raise: alert,
+                everyMs: (config.ledgerLeaseSec * 1000) / 9,
+              }),
+            ]
+          : []),
+        cleanClusterJob([
+          (signal) => pruneInstances(db, signal),
+          (signal) => tasks.prune(signal),
+          () => registry.removeStale({ olderThanSec: FORGET_NODE_SEC }),
+        ]),
         buildIndexesJob((signal) => buildIndexes(db, { log, signal })),
         ...(isLogSeparate
           ? [
@@ -280,12 +406,23 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
           : []),
       ],
       role,
-      takeTurn: createTakeTurn({ db, holder: processName, ttlMs: config.jobLeaseSec * 1000, log, clock }),
+      alert,
+      takeTurn: createTakeTurn({ db, holder: processName, ttlMs: jobLeaseMs, log, clock }),
       log,
       clock,
     })
-    lifecycle.defer('jobs', () => jobs.stop())
+    lifecycle.defer('jobs', (remainingMs) => briefly(jobs.stop(), remainingMs))
     jobs.start()
+    const taskRunner = createTaskRunner({
+      tasks,
+      kinds: [logCleanUpTask((wanted, run) => cleanLogs(logDb, wanted, run))],
+      role,
+      ttlMs: jobLeaseMs,
+      log,
+      clock,
+    })
+    lifecycle.defer('system tasks', (remainingMs) => briefly(taskRunner.stop(), remainingMs))
+    taskRunner.start()
 
     const trusted = parseCidrs(
       config.trustedProxies.length === 0 ? PRIVATE_NETWORKS : config.trustedProxies.filter((item) => item !== 'none'),
@@ -293,11 +430,15 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     const ipOf = (request: Request, server: PeerSource | null): string =>
       clientIp(request, server?.requestIP(request)?.address ?? '', trusted)
 
+    const counts = createCounts({ state, share: () => 1, log })
+    const callLimits = createCallLimits({ counts, clock })
+    lifecycle.defer('limits', callLimits.close)
     const relay = createRelay({
       accounts,
       channels,
       ledger,
       prices,
+      callLimits,
       options,
       log,
       clock,
@@ -311,6 +452,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       isUsageForced: config.forceStreamOption,
       isTextCounted: config.countToken,
       isTlsChecked: !config.tlsInsecureSkipVerify,
+      onCall: metrics.call,
       limits: {
         bodyBytes: config.maxRequestBodyMb * MIB,
         lineChars: config.streamMaxLineMb * MIB,
@@ -320,15 +462,21 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       },
     })
     channels.setTester(relay.test)
+    metrics.watch(
+      readingsOf({
+        isReady: () => missing().length === 0,
+        calls: relay.active,
+        ledger: ledger.stats,
+        pool: db.poolUse,
+        dependencies: dependencies.states,
+      }),
+    )
 
     const http = createAdminHttp({
       identify: accounts.sessions.identify,
       recordAudit: audit.record,
       clientIp: ipOf,
-      ...(config.criticalRateLimitEnable && {
-        criticalLimit: { count: config.criticalRateLimit, windowSec: config.criticalRateLimitDurationSec },
-      }),
-      countCritical: (ip, windowMs) => state.add(`critical:${ip}`, 1, windowMs),
+      limits: createWebLimits({ counts, limits: webLimitsOf(config) }),
       now: clock.now,
     })
     const readableApiKey = async (request: Request) => ({
@@ -370,7 +518,16 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         channelTypes: providers.list.map((provider) => provider.id),
         http,
       }),
+      alertRoutes({ http, raise: alert }),
       configRoutes({ variables: () => describeConfig(config), http }),
+      clusterRoutes({
+        read: (names) => readClusterView(db, names),
+        jobs: jobs.reports,
+        nodeName: config.nodeName,
+        http,
+      }),
+      systemInfoRoutes({ registry, http }),
+      systemTaskRoutes({ tasks, http, batchSize: LOG_CLEAN_UP_BATCH, clock }),
     ] as const
     const admin = adminRoutes({
       http,
@@ -403,6 +560,16 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         },
         { detail: { hide: true } },
       )
+      .use(
+        metricsRoutes({
+          text: metrics.text,
+          contentType: metrics.contentType,
+          clientIp: ipOf,
+          loopback: parseCidrs(['127.0.0.0/8', '::1']),
+          allowed: parseCidrs(config.metricsAllow),
+          token: config.metricsToken,
+        }),
+      )
       .use(relay.routes)
       .use(admin)
       .all('*', ({ request }) => relay.unknownPath(request), { parse: 'none', detail: { hide: true } })
@@ -422,11 +589,23 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       // Balancers see a node that is not ready; clients that hold a connection are told to open another.
       missing = () => ['the node is stopping']
       report()
-      server.reload({ fetch: async (request: Request) => lastAnswer(await web.handle(request)) } as never)
+      const endAtMs = clock.monotonic() + remainingMs
+      let lastRequestAtMs = clock.monotonic()
+      server.reload({
+        async fetch(request: Request) {
+          lastRequestAtMs = clock.monotonic()
+          return lastAnswer(await web.handle(request))
+        },
+      } as never)
       await Bun.sleep(Math.min(LOOK_AWAY_MS, remainingMs / 10))
+      // A balancer that keeps connections uses them up before it finds the port closed and looks elsewhere.
+      if (await refuseNewConnections(server.port ?? 0)) {
+        const untilMs = clock.monotonic() + Math.min(QUIET_AT_MOST_MS, remainingMs / 4)
+        while (clock.monotonic() < Math.min(untilMs, lastRequestAtMs + QUIET_MS)) await Bun.sleep(QUIET_MS / 10)
+      }
       const closed = server.stop()
       isListening = false
-      await relay.drain(remainingMs - LOOK_AWAY_MS)
+      await relay.drain(endAtMs - clock.monotonic() - LOOK_AWAY_MS)
       await Promise.race([closed, Bun.sleep(LOOK_AWAY_MS)])
       await server.stop(true)
     })
@@ -438,9 +617,59 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         ...(misfit === undefined ? [] : [misfit]),
       ]
     }
+    // A node whose database or Redis is away still serves who is known to it, so that alone makes no node unready.
+    probed = () => [
+      ...dependencies.states().map(({ name, isUp }) => ({ name, up: isUp })),
+      { name: 'journal', up: ledger.isWritable() },
+      { name: 'schema', up: true },
+    ]
     report()
     const reporting = setInterval(report, READINESS_EVERY_MS)
     lifecycle.defer('readiness', () => clearInterval(reporting))
+
+    const meter = createResourceMeter({ folder: config.dataDir, cpus: await countCpus(), clock })
+    const self = {
+      name: config.nodeName,
+      isNamed: config.isNodeNamed,
+      isMaster: role.runsMasterJobs,
+      version,
+      hostname: hostname(),
+      platform: process.platform,
+      arch: process.arch,
+      startedAtSec: startTimeSec,
+    }
+    const status = createNodeStatus({
+      db,
+      instanceId: () => ledger.stats().instanceId,
+      own: () => {
+        const pool = db.poolUse()
+        return {
+          nodeId: node.nodeId,
+          hostname: self.hostname,
+          pid: process.pid,
+          address: `${config.listenHost || ownAddress()}:${port}`,
+          isReady: missing().length === 0,
+          missing: missing(),
+          calls: relay.active(),
+          snapshotAgeMs: Math.round(channels.ageMs()),
+          ledger: ledger.stats(),
+          ...(pool && { pool }),
+          dependencies: dependencies.states(),
+        }
+      },
+      inMemory: topics.versions,
+      resources: meter.read,
+      everyMs: (config.ledgerLeaseSec * 1000) / 3,
+      ...(node.workerIndex === 0 && { speak: (load: NodeLoad) => registry.beat(nodeInfo(self, load)) }),
+      log,
+      clock,
+    })
+    lifecycle.defer('status', (remainingMs) =>
+      briefly(
+        status.stop().then(() => registry.leave()),
+        remainingMs,
+      ),
+    )
     log.info('serving', { port, role: role.name, database: db.engine, state: state.kind, version })
   }
 
@@ -452,27 +681,37 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
   }
 }
 
+/** A part that waits for a database that is away must not use up the time of those that close after it. */
+const briefly = (work: Promise<unknown>, remainingMs: number): Promise<unknown> =>
+  Promise.race([work, Bun.sleep(Math.min(BRIEF_MS, remainingMs / 4))])
+
+async function pingState(state: State): Promise<void> {
+  if (!state.isUp()) throw new Error('it cannot be reached')
+  await state.get('ping')
+}
+
+/** The first address that is not this machine's own, as others may know it. */
+function ownAddress(): string {
+  const all = Object.values(networkInterfaces()).flatMap((each) => each ?? [])
+  return all.find(({ internal, family }) => !internal && family === 'IPv4')?.address ?? hostname()
+}
+
 /** @throws ConfigError */
 function refuse(problem: string | undefined): void {
   if (problem !== undefined) throw new ConfigError(problem)
 }
 
-/** What this node tells the others, so that differences show. */
-function settingsOf(config: Config, clockAheadMs: number): NodeSettings {
-  const address = (dsn: string): string => {
-    const parsed = parseDsn(dsn)
-    return 'host' in parsed ? `${parsed.socketPath ?? `${parsed.host}:${parsed.port}`}/${parsed.database}` : ''
-  }
-  return {
-    database: address(config.sqlDsn),
-    logDatabase: address(config.logSqlDsn),
-    redis: redactAddress(config.redisConnString),
-    timeZone: config.timeZone || Intl.DateTimeFormat().resolvedOptions().timeZone,
-    frontendBaseUrl: config.frontendBaseUrl,
-    syncFrequencySec: config.syncFrequencySec,
-    clockAheadMs,
-  }
-}
+const webLimitsOf = (config: Config) => ({
+  ...(config.apiRateLimitEnable && { api: { count: config.apiRateLimit, windowSec: config.apiRateLimitDurationSec } }),
+  ...(config.webRateLimitEnable && { web: { count: config.webRateLimit, windowSec: config.webRateLimitDurationSec } }),
+  ...(config.criticalRateLimitEnable && {
+    critical: { count: config.criticalRateLimit, windowSec: config.criticalRateLimitDurationSec },
+  }),
+  ...(config.searchRateLimitEnable && {
+    search: { count: config.searchRateLimit, windowSec: config.searchRateLimitDurationSec },
+  }),
+  'mail-code': { count: 2, windowSec: 30 },
+})
 
 async function clockAheadOf(db: Db): Promise<number> {
   const askedAtMs = systemClock.now()

@@ -137,6 +137,14 @@ export const VARIABLES = {
     '',
     'Public address of the web pages, before the option `ServerAddress`; a slave redirects pages there that were asked of another host',
   ),
+  metricsAllow: list(
+    'cluster',
+    'METRICS_ALLOW',
+    'Addresses and networks that may read `/metrics`, beside this machine itself',
+  ),
+  metricsToken: text('cluster', 'METRICS_TOKEN', '', 'Bearer token that opens `/metrics` from anywhere', {
+    secret: 'whole',
+  }),
   nodeName: text('cluster', 'NODE_NAME', '', 'Name of this node in lists and logs; default: the host name'),
   syncFrequencySec: integer(
     'cluster',
@@ -158,7 +166,7 @@ export const VARIABLES = {
     'cluster',
     'REDIS_CONN_STRING',
     '',
-    'Redis address, `redis://` or `rediss://user:password@host:port/db`; without it the workers of a node share memory',
+    'Redis address, `redis://` or `rediss://user:password@host:port/db`, also with several `host:port` parted by commas (a Redis Cluster, Sentinels) or `unix://`; without it the workers of a node share memory',
     { secret: 'address' },
   ),
   redisPassword: text('cluster', 'REDIS_PASSWORD', '', 'Password of Redis, if the address has none', {
@@ -168,7 +176,21 @@ export const VARIABLES = {
     'cluster',
     'REDIS_MASTER_NAME',
     '',
-    'Sentinel group name. Accepted; the address is still used as one server',
+    'What the Sentinels at `REDIS_CONN_STRING` call their primary; a plain Redis there is used directly',
+  ),
+  redisSentinelPassword: text(
+    'cluster',
+    'REDIS_SENTINEL_PASSWORD',
+    '',
+    'Password of the Sentinels themselves; that of the data is in `REDIS_CONN_STRING` or `REDIS_PASSWORD`',
+    { secret: 'whole' },
+  ),
+  redisPoolSize: integer(
+    'cluster',
+    'REDIS_CONN_POOL_SIZE',
+    10,
+    'Command connections of this node, shared out among its workers (at least one each, and one more for messages); on a Redis Cluster to each primary',
+    { min: 1, max: 1_000, aliases: ['REDIS_POOL_SIZE'] },
   ),
   sessionSecret: text(
     'cluster',
@@ -322,6 +344,31 @@ export const VARIABLES = {
   ),
 
   // Accounts and jobs
+  apiRateLimitEnable: boolean(
+    'accounts',
+    'GLOBAL_API_RATE_LIMIT_ENABLE',
+    true,
+    'Limit requests to the administration API per client address',
+  ),
+  apiRateLimit: integer('accounts', 'GLOBAL_API_RATE_LIMIT', 360, 'How many of them per window', { min: 1 }),
+  apiRateLimitDurationSec: integer('accounts', 'GLOBAL_API_RATE_LIMIT_DURATION', 180, 'That window, in seconds', {
+    min: 1,
+  }),
+  webRateLimitEnable: boolean(
+    'accounts',
+    'GLOBAL_WEB_RATE_LIMIT_ENABLE',
+    true,
+    'Limit requests for pages per client address',
+  ),
+  webRateLimit: integer('accounts', 'GLOBAL_WEB_RATE_LIMIT', 120, 'How many of them per window', { min: 1 }),
+  webRateLimitDurationSec: integer('accounts', 'GLOBAL_WEB_RATE_LIMIT_DURATION', 180, 'That window, in seconds', {
+    min: 1,
+  }),
+  searchRateLimitEnable: boolean('accounts', 'SEARCH_RATE_LIMIT_ENABLE', true, 'Limit searches per user'),
+  searchRateLimit: integer('accounts', 'SEARCH_RATE_LIMIT', 10, 'How many of them per window', { min: 1 }),
+  searchRateLimitDurationSec: integer('accounts', 'SEARCH_RATE_LIMIT_DURATION', 60, 'That window, in seconds', {
+    min: 1,
+  }),
   criticalRateLimitEnable: boolean(
     'accounts',
     'CRITICAL_RATE_LIMIT_ENABLE',
@@ -348,11 +395,9 @@ export const RUNTIME_VARIABLES: readonly string[] = [
 
 /**
  * Variables of New API, of its guides and of later releases that are accepted and change nothing: what they tune is absent here, not there
- * yet, or always on. (One connection per worker carries all Redis commands, so it has no pool.)
+ * yet, or always on.
  */
 export const IGNORED_VARIABLES: readonly string[] = [
-  'REDIS_POOL_SIZE',
-  'REDIS_CONN_POOL_SIZE',
   'CHANNEL_TEST_FREQUENCY',
   'GENERATE_DEFAULT_TOKEN',
   'OUTBOX_KEEP_MB',
@@ -369,22 +414,12 @@ export const IGNORED_VARIABLES: readonly string[] = [
   'GOOGLE_ANALYTICS_ID',
   'TRUSTED_REDIRECT_DOMAINS',
   'MEMORY_CACHE_ENABLED',
-  'METRICS_ALLOW',
   'USER_SESSION_HOURLY_ALERT_THRESHOLD',
   'SUBSCRIPTION_PLAN_CACHE_TTL',
   'SUBSCRIPTION_PLAN_INFO_CACHE_TTL',
   'SUBSCRIPTION_PLAN_CACHE_CAP',
   'SUBSCRIPTION_PLAN_INFO_CACHE_CAP',
   'LOG_SQL_CLICKHOUSE_TTL_DAYS',
-  'GLOBAL_API_RATE_LIMIT_ENABLE',
-  'GLOBAL_API_RATE_LIMIT',
-  'GLOBAL_API_RATE_LIMIT_DURATION',
-  'GLOBAL_WEB_RATE_LIMIT_ENABLE',
-  'GLOBAL_WEB_RATE_LIMIT',
-  'GLOBAL_WEB_RATE_LIMIT_DURATION',
-  'SEARCH_RATE_LIMIT_ENABLE',
-  'SEARCH_RATE_LIMIT',
-  'SEARCH_RATE_LIMIT_DURATION',
   'RELAY_IDLE_CONN_TIMEOUT',
   'RELAY_MAX_IDLE_CONNS',
   'RELAY_MAX_IDLE_CONNS_PER_HOST',

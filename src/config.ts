@@ -34,6 +34,8 @@ export type Config = FromVariables & {
   readonly isSingleNode: boolean
   /** `CRYPTO_SECRET` itself is set, so that `cryptoSecret` is not the session secret by default. */
   readonly hasCryptoSecret: boolean
+  /** `nodeName` was chosen and is not the host name. */
+  readonly isNodeNamed: boolean
 }
 
 /** What a parsed DSN tells the configuration; the rest of it is the database's business. */
@@ -235,6 +237,9 @@ function checkContradictions(config: Config, problems: string[]): void {
   for (const entry of parseCidrs(config.trustedProxies.filter((item) => item !== 'none')).invalid) {
     problems.push(`TRUSTED_PROXIES: \`${entry}\` is no address and no network such as 10.0.0.0/8`)
   }
+  for (const entry of parseCidrs(config.metricsAllow).invalid) {
+    problems.push(`METRICS_ALLOW: \`${entry}\` is no address and no network such as 10.0.0.0/8`)
+  }
   if (config.redisConnString !== '' && !/^(rediss?|unix):\/\//.test(config.redisConnString)) {
     problems.push('REDIS_CONN_STRING: must begin with redis:// or rediss://')
   }
@@ -269,8 +274,15 @@ function findDoubts(config: Config, set: FromVariables): string[] {
   if (!['master', 'slave'].includes(config.nodeType))
     doubts.push(`NODE_TYPE: \`${config.nodeType}\` is neither master nor slave, so this node is a master`)
   if (config.tlsInsecureSkipVerify) doubts.push('TLS_INSECURE_SKIP_VERIFY: certificates of upstreams are not checked')
-  if (config.redisMasterName !== '')
-    doubts.push('REDIS_MASTER_NAME: the address is used as one Redis server; Sentinel is not used yet')
+  if (config.redisConnString === '') {
+    for (const [name, value] of [
+      ['REDIS_PASSWORD', config.redisPassword],
+      ['REDIS_MASTER_NAME', config.redisMasterName],
+    ] as const)
+      if (value !== '') doubts.push(`${name}: has no effect without REDIS_CONN_STRING`)
+  } else if (config.redisSentinelPassword !== '' && config.redisMasterName === '') {
+    doubts.push('REDIS_SENTINEL_PASSWORD: has no effect without REDIS_MASTER_NAME')
+  }
   return doubts
 }
 

@@ -10,6 +10,14 @@ export interface Readiness {
   readonly ready: boolean
   /** What is missing, in words for an operator. Empty when ready. */
   readonly missing: readonly string[]
+  /** What the node needs of others and of its disk. One that is away need not keep it from serving: then it is still ready. */
+  readonly dependencies?: readonly ProbedDependency[]
+}
+
+/** For anybody to read, so it says no more than this. */
+export interface ProbedDependency {
+  readonly name: string
+  readonly up: boolean
 }
 
 /** What one worker says of itself. A worker that does not listen gets no connections, so it does not count. */
@@ -45,7 +53,15 @@ export function joinReadiness(workers: readonly WorkerReadiness[]): Readiness {
   const listening = workers.filter((worker) => worker.isListening)
   const missing = [...new Set(listening.flatMap((worker) => worker.missing))]
   if (listening.length === 0) return STARTING
-  return { ready: listening.every((worker) => worker.ready), missing }
+  return { ready: listening.every((worker) => worker.ready), missing, dependencies: joinDependencies(listening) }
+}
+
+/** Up if it is for every worker that knows it. */
+function joinDependencies(workers: readonly WorkerReadiness[]): readonly ProbedDependency[] {
+  const joined = new Map<string, boolean>()
+  for (const { name, up } of workers.flatMap((worker) => worker.dependencies ?? []))
+    joined.set(name, up && (joined.get(name) ?? true))
+  return [...joined].map(([name, up]) => ({ name, up }))
 }
 
 /** A node of one worker without a supervisor. */

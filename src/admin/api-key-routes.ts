@@ -14,6 +14,7 @@ import {
   parsePage,
   plainEnvelope,
 } from './http.ts'
+import { limitFields, limitInput, optionalLimitFields } from './schemas.ts'
 
 const MAX_REVEALED = 100
 const MAX_DELETED = 1000
@@ -37,6 +38,7 @@ const keyJson = t.Object({
   cross_group_retry: t.Boolean(),
   DeletedAt: t.Null(),
   auto_groups: t.Union([t.Array(t.String()), t.Null()]),
+  ...limitFields,
 })
 
 /** Clients send null for an empty text. */
@@ -56,6 +58,7 @@ const fields = {
   group: t.Optional(nullableText),
   cross_group_retry: t.Optional(t.Boolean()),
   auto_groups: t.Optional(t.Union([t.Array(t.String()), t.Null()])),
+  ...optionalLimitFields,
 }
 const keyBody = t.Object(fields)
 
@@ -76,9 +79,10 @@ export const apiKeyRoutes = (deps: { readonly accounts: Pick<Accounts, 'apiKeys'
     .get(
       '/search',
       async ({ request, query }) => {
-        const { userId } = await http.actor(request, ROLE.user)
+        const actor = await http.actor(request, ROLE.user)
+        await http.limitSearch(actor)
         const page = parsePage(query)
-        const { items, total } = await apiKeys.search(userId, {
+        const { items, total } = await apiKeys.search(actor.userId, {
           ...(query.keyword && { keyword: query.keyword }),
           ...(query.token && { token: query.token }),
           limit: page.size,
@@ -206,6 +210,7 @@ function inputOf(body: Static<typeof keyBody>): ApiKeyInput {
     group: orEmpty(body.group),
     crossGroupRetry: body.cross_group_retry,
     autoGroups: body.auto_groups,
+    ...limitInput(body),
   }
   return Object.fromEntries(Object.entries(input).filter(([, value]) => value !== undefined))
 }

@@ -101,6 +101,7 @@ export const billingCompatRoutes = (deps: BillingCompatDeps) => {
       const status = failure.status === 403 ? 401 : failure.status
       set.status = status
       Object.assign(set.headers, CORS)
+      if (failure.retryAfterSec !== undefined) set.headers['retry-after'] = String(failure.retryAfterSec)
       if (failure.code === 'rate_limit_exceeded') return new Response(null, { status })
       const message = http.language(request) === 'zh' ? failure.publicZh : failure.public
       return Response.json({ success: false, message }, { status })

@@ -5,6 +5,7 @@
 import { type Static, type TSchema, t } from 'elysia'
 import { type Actor, ROLE } from '../domain/accounts/index.ts'
 import type { AuditAction, AuditRow } from '../domain/audit.ts'
+import type { WebLimits } from '../domain/limits/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import { bearerOf, type Language, newRequestId, preferredLanguage } from '../lib/headers.ts'
 
@@ -36,8 +37,20 @@ export interface AdminHttp {
   audit(actor: Actor, action: AuditAction, params?: Readonly<Record<string, unknown>>): Promise<void>
   /** This request has left its note elsewhere, such as in the transaction of a credit: no generic one is written. */
   audited(actor: Actor): void
-  /** Counts one call of a critical route. @throws GatewayError 429 `rate_limit_exceeded` */
-  limitCritical(request: Request): Promise<void>
+  /**
+   * Counts a request for the API or a page of its address, once however often it is called. What asks whether the node
+   * lives is never refused.
+   * @throws GatewayError 429 `rate_limit_exceeded`
+   */
+  limit(request: Request): Promise<void>
+  /**
+   * Counts one call of a critical route, for its address.
+   * @param by counts it also for this user and purpose, from whatever address
+   * @throws GatewayError 429 `rate_limit_exceeded`
+   */
+  limitCritical(request: Request, by?: { readonly userId: number; readonly purpose: string }): Promise<void>
+  /** Counts one search of a user. @throws GatewayError 429 `rate_limit_exceeded` */
+  limitSearch(actor: Actor): Promise<void>
 }
 
 /** What is known of one request while it is answered. */
@@ -49,6 +62,8 @@ export interface Exchange {
   /** The highest role that a handler asked for. */
   minRole: number
   isAudited: boolean
+  /** Whether it is within the limit of its address. */
+  limited?: Promise<void>
 }
 
 export interface AdminHttpDeps {
@@ -56,11 +71,14 @@ export interface AdminHttpDeps {
   identify(credential: string): Promise<Actor>
   recordAudit(row: AuditRow): Promise<void>
   clientIp(request: Request, server: PeerSource | null): string
-  /** Calls of one address to critical routes in the current window; undefined switches the limit off. */
-  readonly criticalLimit?: { readonly count: number; readonly windowSec: number }
-  countCritical?(ip: string, windowMs: number): Promise<number>
+  /** Absent: nothing is limited. */
+  readonly limits?: WebLimits
   now(): number
 }
+
+const API_PATH = /^\/(?:api|dashboard|v1\/dashboard)(?:\/|$)/
+/** What health checks ask. */
+const NEVER_LIMITED = /^\/api\/status\/?$/
 
 /** The exchange of a request is made by the first hook that sees it and lives as long as the request. */
 export function createAdminHttp(
@@ -128,12 +146,18 @@ export function createAdminHttp(
       const exchange = exchangesByActor.get(actor)
       if (exchange) exchange.isAudited = true
     },
-    async limitCritical(request) {
-      const { criticalLimit: limit, countCritical } = deps
-      if (!limit || !countCritical) return
-      const used = await countCritical(exchangeOf(request).ip, limit.windowSec * 1000)
-      if (used > limit.count) throw new GatewayError('rate_limit_exceeded', { retryAfterSec: limit.windowSec })
+    async limit(request) {
+      const exchange = exchangeOf(request)
+      const { pathname } = new URL(request.url)
+      if (NEVER_LIMITED.test(pathname)) return
+      exchange.limited ??= deps.limits?.check(API_PATH.test(pathname) ? 'api' : 'web', exchange.ip)
+      await exchange.limited
     },
+    async limitCritical(request, by) {
+      await deps.limits?.check('critical', exchangeOf(request).ip)
+      if (by) await deps.limits?.check('critical', `user ${by.userId} ${by.purpose}`)
+    },
+    limitSearch: async (actor) => deps.limits?.check('search', `user ${actor.userId}`),
   }
 }
 

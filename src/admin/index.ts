@@ -61,9 +61,10 @@ export function adminRoutes(deps: AdminRoutesDeps) {
     })
   }
 
-  /** The first thing that happens to a request: who calls, if the area asks; nothing of it is read before. */
+  /** The first thing that happens to a request: how often, and who calls, if the area asks; nothing of it is read before. */
   const admit = async (request: Request, server: PeerSource | null, route: string): Promise<void> => {
     http.begin(request, server)
+    await http.limit(request)
     const role = leastRole(route)
     if (role > 0) await http.actor(request, role)
   }
@@ -104,9 +105,17 @@ export function adminRoutes(deps: AdminRoutesDeps) {
     { detail: { hide: true }, parse: 'none' },
   )
 
-  const plain = new Elysia({ name: 'admin-plain' }).onTransform(({ request, server, set }) =>
-    stamp(set.headers as Record<string, string>, request, http.begin(request, server)),
-  )
+  const plain = new Elysia({ name: 'admin-plain' })
+    .onTransform(({ request, server, set }) =>
+      stamp(set.headers as Record<string, string>, request, http.begin(request, server)),
+    )
+    .onBeforeHandle(async ({ request, set }) => {
+      const refusal = await http.limit(request).catch(asGatewayError)
+      if (!refusal) return
+      // Whatever these answer otherwise, New API's clients know this one without a body.
+      set.headers['retry-after'] = String(refusal.retryAfterSec ?? 1)
+      return new Response(null, { status: refusal.status })
+    })
   for (const resource of deps.plain) plain.use(resource)
 
   return new Elysia().use(enveloped).use(plain)

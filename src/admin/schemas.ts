@@ -9,6 +9,28 @@ const channelPermissions = t.Object({
   secret_view: t.Boolean(),
 })
 
+/** Limits of an API key or a user, as shown and as sent. */
+export const limitFields = {
+  rpm_limit: t.Integer({ minimum: 0, maximum: 2_147_483_647, description: 'Requests per minute; 0 no limit' }),
+  tpm_limit: t.Integer({ minimum: 0, maximum: 2_147_483_647, description: 'Tokens per minute; 0 no limit' }),
+  concurrency_limit: t.Integer({ minimum: 0, maximum: 2_147_483_647, description: 'Calls at once; 0 no limit' }),
+}
+export const optionalLimitFields = {
+  rpm_limit: t.Optional(limitFields.rpm_limit),
+  tpm_limit: t.Optional(limitFields.tpm_limit),
+  concurrency_limit: t.Optional(limitFields.concurrency_limit),
+}
+/** Wire names → ours; what is absent stays absent. */
+export const limitInput = (body: {
+  readonly rpm_limit?: number
+  readonly tpm_limit?: number
+  readonly concurrency_limit?: number
+}) => ({
+  ...(body.rpm_limit !== undefined && { rpmLimit: body.rpm_limit }),
+  ...(body.tpm_limit !== undefined && { tpmLimit: body.tpm_limit }),
+  ...(body.concurrency_limit !== undefined && { concurrencyLimit: body.concurrency_limit }),
+})
+
 const commonUser = {
   id: t.Integer(),
   username: t.String(),
@@ -33,6 +55,7 @@ const commonUser = {
   inviter_id: t.Integer(),
   setting: t.String({ description: 'JSON text' }),
   stripe_customer: t.String(),
+  ...limitFields,
 }
 
 /** A user as administrators see it. */

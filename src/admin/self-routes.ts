@@ -94,8 +94,8 @@ export const selfRoutes = (deps: { readonly accounts: Pick<Accounts, 'self'>; re
     .get(
       '/token',
       async ({ request }) => {
-        await http.limitCritical(request)
         const { userId } = await http.actor(request, ROLE.user)
+        await http.limitCritical(request, { userId, purpose: 'access-token' })
         return ok(await self.issuePersonalToken(userId))
       },
       { response: envelope(t.String()), detail: { summary: 'A new personal access token; the old one ends' } },

@@ -12,7 +12,7 @@ import {
   parsePage,
   plainEnvelope,
 } from './http.ts'
-import { userJson } from './schemas.ts'
+import { limitInput, optionalLimitFields, userJson } from './schemas.ts'
 
 const sorted = { ...pageFields, sort_by: t.Optional(t.String()), sort_order: t.Optional(t.String()) }
 const searchQuery = t.Object({
@@ -122,6 +122,7 @@ export const userRoutes = (deps: { readonly accounts: Pick<Accounts, 'users'>; r
           ...(body.remark !== undefined && { remark: body.remark }),
           ...(body.password !== undefined && { password: body.password }),
           ...(body.role !== undefined && { role: body.role }),
+          ...limitInput(body),
         })
         const fields = Object.keys(body).filter(
           (field) => field !== 'id' && (field !== 'password' || body.password !== ''),
@@ -138,6 +139,7 @@ export const userRoutes = (deps: { readonly accounts: Pick<Accounts, 'users'>; r
           remark: t.Optional(t.String()),
           password: t.Optional(t.String({ description: 'Empty keeps it' })),
           role: t.Optional(t.Integer({ description: 'Unchanged or 0' })),
+          ...optionalLimitFields,
         }),
         response: plainEnvelope,
         detail: {

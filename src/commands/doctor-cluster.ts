@@ -1,11 +1,13 @@
 /** What `doctor` finds about this node among the others: secrets that do not fit, and settings that differ. */
 import { join } from 'node:path'
+import { VERSION } from '../build-info.ts'
 import type { Config } from '../config.ts'
 import { type Db, findMissing, openDb } from '../db/index.ts'
-import { lockedKeys } from '../domain/channels/index.ts'
+import { lockedKeys, readKeysState } from '../domain/channels/index.ts'
 import {
   deriveSecrets,
   differingFrom,
+  nodeSettings,
   readAgreed,
   readDifferences,
   readPeers,
@@ -28,7 +30,11 @@ export async function checkCluster(config: Config): Promise<readonly Finding[]> 
     })
     const salt = (await findMissing(db)).length > 0 ? undefined : await readSalt(db)
     if (salt === undefined) return [{ level: 'ok', text: 'no node has used this database yet' }]
-    return [...(await checkFit(db, config, salt)), ...(await checkDifferences(db))]
+    return [
+      ...(await checkFit(db, config, salt)),
+      ...(await checkKeys(db, config)),
+      ...(await checkDifferences(db, config)),
+    ]
   } catch {
     // The database's own part of the report says what is wrong with it.
     return []
@@ -70,8 +76,24 @@ async function checkFit(db: Db, config: Config, salt: string): Promise<readonly 
 const generatedSecret = async (config: Config): Promise<string> =>
   ((await readTextIfPresent(join(config.dataDir, 'session-secret')).catch(() => undefined)) ?? '').trim()
 
-async function checkDifferences(db: Db): Promise<readonly Finding[]> {
-  return (await readDifferences(db)).map(({ name, values }) => ({
+async function checkKeys(db: Db, config: Config): Promise<readonly Finding[]> {
+  const { isEncrypted } = await readKeysState(db)
+  if (isEncrypted && !config.isKeyEncryptionWanted)
+    return [
+      {
+        level: 'warning',
+        text: 'upstream keys are stored encrypted, though ENCRYPT_KEYS_AT_REST is false',
+        advice: 'it only says how a new database begins; `headgate keys decrypt` stores them plain',
+      },
+    ]
+  return [{ level: 'ok', text: `upstream keys are stored ${isEncrypted ? 'encrypted' : 'plain'}` }]
+}
+
+/** This machine's clock has a part of its own in the report. */
+async function checkDifferences(db: Db, config: Config): Promise<readonly Finding[]> {
+  const version = config.reportedVersion || VERSION
+  const own = { node: config.nodeName, version, settings: nodeSettings(config, 0) }
+  return (await readDifferences(db, own)).map(({ name, values }) => ({
     level: 'warning',
     text: `${name} is not the same everywhere: ${values.map(({ value, nodes }) => `${value || 'none'} on ${nodes.join(', ')}`).join('; ')}`,
     advice:

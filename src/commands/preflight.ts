@@ -14,6 +14,7 @@ import {
 import { parseDsn } from '../db/dsn.ts'
 import { countCpus } from '../lib/cpus.ts'
 import { findMount, isContainerLayer, isDoubtfulMount, isNetworkMount } from '../lib/mounts.ts'
+import { parseRedisAddress } from '../state/index.ts'
 
 export interface Flags {
   readonly port?: string
@@ -39,8 +40,19 @@ export async function preflight(flags: Flags): Promise<Preflight> {
   return {
     env,
     config: loaded.config,
-    problems: [...loaded.problems, ...folders.problems],
+    problems: [...loaded.problems, ...checkRedisAddress(loaded.config), ...folders.problems],
     warnings: [...(await checkDotenv()), ...loaded.warnings, ...folders.warnings],
+  }
+}
+
+function checkRedisAddress({ redisConnString }: Config): readonly string[] {
+  // What is no address at all has been said already.
+  if (!/^\w+:\/\//.test(redisConnString)) return []
+  try {
+    parseRedisAddress(redisConnString)
+    return []
+  } catch (error) {
+    return [`REDIS_CONN_STRING: ${error instanceof Error ? error.message : 'cannot be read'}`]
   }
 }
 

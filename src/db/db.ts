@@ -13,6 +13,7 @@ import {
 } from './engine.ts'
 import { DbError } from './error.ts'
 import { insertText, planInsert } from './insert.ts'
+import type { PoolUse } from './mysql-pool.ts'
 import type { TableName, Tables } from './tables/index.ts'
 
 /** An insert that may be awaited, or given to `changes`. */
@@ -44,6 +45,11 @@ export interface Db {
    * @throws DbError, or what `work` threw after everything was rolled back
    */
   transaction<T>(work: (tx: Db) => Promise<T>, options?: { readonly deadlineMs?: number }): Promise<T>
+  /**
+   * All reads of `work` through this `Db` see the database as it was at the first of them, also behind a proxy that spreads
+   * reads over servers of which some are late. For reading alone.
+   */
+  readTogether<T>(work: () => Promise<T>): Promise<T>
   /** Runs an update, delete or insert. @returns rows matched, removed or inserted (an update without effect counts) */
   changes(query: PromiseLike<unknown>): Promise<number>
   /** Inserts one row. @returns its auto-increment id */
@@ -69,6 +75,8 @@ export interface Db {
    * @returns false: not yet, try again later
    */
   sync(): Promise<boolean>
+  /** How busy the connections are; undefined where there is no pool. */
+  poolUse(): PoolUse | undefined
   close(): Promise<void>
 }
 
@@ -83,6 +91,7 @@ export interface EngineDb extends Db {
 export const asEngineDb = (db: Db): EngineDb => db as EngineDb
 
 const DEADLINE_MS = 5_000
+const READ_DEADLINE_MS = 30_000
 
 type Row = Record<string, unknown>
 /** Rows of any table, whose types the caller has checked. */
@@ -91,7 +100,7 @@ const listOf = (rows: unknown): readonly Row[] => (Array.isArray(rows) ? rows : 
 export function createDb(engine: Engine, tables: Tables, tableNames: readonly TableName[]): EngineDb {
   const { dialect } = engine
   /** Marks what runs inside a transaction, so that a use of the outer `Db` fails at once and does not wait for itself. */
-  const scope = new AsyncLocalStorage<{ isLive: boolean }>()
+  const scope = new AsyncLocalStorage<{ isLive: boolean; reader?: Executor | undefined }>()
 
   const refuseInside = (what: string): void => {
     if (scope.getStore()?.isLive) throw new DbError('other', `${what} inside a transaction must go through its tx`)
@@ -99,8 +108,31 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
   const outer: Executor = {
     async run(sql, params, kind) {
       if (kind !== 'read') refuseInside('a write')
-      return engine.executor.run(sql, params, kind)
+      const reader = kind === 'read' ? scope.getStore()?.reader : undefined
+      return (reader ?? engine.executor).run(sql, params, kind)
     },
+  }
+
+  const readTogether = async <T>(work: () => Promise<T>): Promise<T> => {
+    // One process reads an SQLite file, and always its last state.
+    if (dialect.engine === 'sqlite' || scope.getStore()?.reader) return work()
+    let done: { readonly value: T } | undefined
+    try {
+      return await engine.transaction(async (executor) => {
+        const mark: { isLive: boolean; reader?: Executor | undefined } = { isLive: false, reader: executor }
+        try {
+          done = { value: await scope.run(mark, work) }
+        } finally {
+          // What `work` left running reads on by itself.
+          mark.reader = undefined
+        }
+        return done.value
+      }, READ_DEADLINE_MS)
+    } catch (error) {
+      // Nothing was written: how the transaction ended makes no difference.
+      if (done) return done.value
+      throw error
+    }
   }
 
   const surface = (executor: Executor, transaction: Db['transaction']): EngineDb => {
@@ -131,6 +163,7 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
       },
       now: () => dialect.now(executor),
       transaction,
+      readTogether,
       changes: async (query) => headerOf(await query).affectedRows,
       insertId: async (table, row) => headerOf(await insertInto(table, listOf(row))).insertId,
       insertIgnore: async (table, rows) => {
@@ -148,6 +181,7 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
       },
       lock: dialect.lock,
       sync: engine.sync ?? (async () => true),
+      poolUse: () => engine.poolUse?.(),
       raw: (sql, params = [], kind = 'write') => executor.run(sql, params, kind),
       close: engine.close,
     }

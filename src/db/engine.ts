@@ -1,6 +1,7 @@
 /** What an engine must offer for `createDb` to make a `Db` of it. The only place where a statement is SQL text. */
 import type { MySqlColumn, MySqlTable } from 'drizzle-orm/mysql-core'
 import type { MySqlRemoteDatabase } from 'drizzle-orm/mysql-proxy'
+import type { PoolUse } from './mysql-pool.ts'
 
 export interface Result {
   /** rows of values in the order of the selected columns; empty for a write */
@@ -59,6 +60,8 @@ export interface Engine {
   transaction<T>(work: (executor: Executor) => Promise<T>, deadlineMs: number): Promise<T>
   /** As `Db.sync`. Absent: a commit is as durable as it gets. */
   readonly sync?: () => Promise<boolean>
+  /** Absent: there is no pool. */
+  readonly poolUse?: () => PoolUse
   close(): Promise<void>
 }
 

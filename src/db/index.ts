@@ -15,6 +15,7 @@ export type { Db, InsertInto, InsertQuery } from './db.ts'
 export { type Dsn, type MysqlDsn, maskDsn, parseDsn, parseSqlitePath } from './dsn.ts'
 export { DbError, type DbErrorKind } from './error.ts'
 export { createLeaseRow, type LeaseRow } from './lease.ts'
+export type { PoolUse } from './mysql-pool.ts'
 export type { Index } from './schema.ts'
 export {
   buildIndexes,

@@ -84,13 +84,14 @@ export function createLeaseRow(
       )
     },
     async fence(tx) {
-      const query = tx
-        .select({ holder: leases.holder, fencing: leases.fencing })
-        .from(leases)
-        .where(eq(leases.name, name))
-      const [row] = await tx.lock(query)
-      if (row?.holder !== holder || row.fencing !== held)
-        throw new DbError('other', `the lease ${name} was taken over: nothing is written under it`)
+      // Written, not only locked: members of a database cluster compare what two transactions wrote, not what they locked.
+      const kept = await tx.changes(
+        tx
+          .update(leases)
+          .set({ expiresAtMs: sql`${leases.expiresAtMs} + 1` })
+          .where(isOurs()),
+      )
+      if (kept === 0) throw new DbError('other', `the lease ${name} was taken over: nothing is written under it`)
     },
     async release(also) {
       const set = also ? also(await db.now()) : {}

@@ -3,13 +3,21 @@ import { DbError, type DbErrorKind, messageOf } from './error.ts'
 
 /** The database asks for the whole transaction again: lock wait, deadlock, changed since read, not in the primary component. */
 const REPEAT = new Set([1205, 1213, 1020, 1047])
+/** A member of a Galera cluster that has not caught up, or lost the others: it says this to every statement. */
+const NOT_READY = 1047
+/** A table or column that another member of the cluster has made, and this one is about to make. */
+const BEHIND = new Set([1146, 1054])
 /** The server takes no writes (any more): a replica, or an address that was switched. */
 const READ_ONLY = new Set([1290, 1836, 1792, 3100])
 /** The server takes no more connections or queries of ours. */
 const TOO_MANY = new Set([1040, 1203, 1226])
-/** Shutting down, killed, blocked, refused, no such database (yet), timed out, disk full, aborted by the server. */
+/**
+ * Shutting down, killed, blocked, refused (password, lock, expiry), no such database (yet), timed out, disk or table full,
+ * storage in trouble, aborted by the server, failed in the middle of a commit.
+ */
 const AWAY = new Set([
-  1021, 1044, 1045, 1049, 1053, 1105, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1317, 1836, 1927, 3024, 3169, 4031,
+  1021, 1026, 1030, 1044, 1045, 1049, 1053, 1105, 1114, 1129, 1130, 1152, 1158, 1159, 1160, 1161, 1180, 1223, 1317,
+  1698, 1820, 1862, 1927, 1969, 3024, 3118, 3169, 4031, 4151,
 ])
 const DUPLICATE = new Set([1022, 1062, 1169, 1586])
 /** Too long, not in the character set, out of range, NULL where none may be, no JSON, packet too large, constraint. */
@@ -29,6 +37,8 @@ export const errnoOf = (error: unknown): number => {
 }
 
 export const isRepeatable = (error: unknown): boolean => REPEAT.has(errnoOf(error))
+export const isNotReady = (error: unknown): boolean => errnoOf(error) === NOT_READY
+export const isBehind = (error: unknown): boolean => BEHIND.has(errnoOf(error))
 export const isReadOnly = (error: unknown): boolean => READ_ONLY.has(errnoOf(error))
 export const isTooMany = (error: unknown): boolean => TOO_MANY.has(errnoOf(error))
 

@@ -1,9 +1,12 @@
 /**
  * Connections of one MySQL address. Owns how many there are, how long they live and who waits for one; a wait ends at the
  * caller's deadline. After `renew` none of the old ones is used again, so that an address that now leads elsewhere does.
+ *
+ * A server that takes no more connections is shared like a full network: the pool halves what it holds and then grows by
+ * one every now and then, so that the pools of all nodes come to equal parts and nobody is kept out.
  */
 import { DbError } from './error.ts'
-import { asDbError, isTooMany } from './mysql-error.ts'
+import { asDbError, isNotReady, isTooMany } from './mysql-error.ts'
 import type { OpenWire, Wire } from './mysql-wire.ts'
 
 export interface PoolOptions {
@@ -11,6 +14,19 @@ export interface PoolOptions {
   readonly maxIdle: number
   /** ms; 0 = for ever */
   readonly maxLifetimeMs: number
+  /** Told now and then while the server takes no more connections. */
+  readonly onFull?: (error: DbError) => void
+}
+
+/** Connections of this process now. */
+export interface PoolUse {
+  /** busy or idle */
+  readonly open: number
+  readonly busy: number
+  /** callers that wait for one */
+  readonly waiting: number
+  /** most that may be open */
+  readonly max: number
 }
 
 export interface Pool {
@@ -20,6 +36,7 @@ export interface Pool {
   release(wire: Wire): void
   /** Drops every connection: idle ones now, others when they come back. */
   renew(): void
+  use(): PoolUse
   close(): Promise<void>
 }
 
@@ -30,11 +47,24 @@ export interface Lease {
 }
 
 interface Waiter {
-  readonly give: (wire: Wire) => void
-  /** A place became free: open a connection. */
-  readonly retry: () => void
+  /** Rises with each attempt to connect: a failure counts only for those who waited before it began. */
+  readonly since: number
+  readonly give: (lease: Lease) => void
   readonly fail: (error: DbError) => void
 }
+
+/** A connection that was silent for longer is asked before it is used: it may have died without a word. */
+const TRUSTED_MS = 2_000
+const PING_MS = 1_500
+/** Connections beyond a few that lay idle for that long are given back to the server. */
+const IDLE_MS = 10_000
+const WARM = 2
+/** After a refusal for want of room, or by a server that is not ready: up to this long until the next try. */
+const RETRY_MS = 200
+const GROW_EVERY_MS = 200
+const TELL_FULL_EVERY_MS = 10_000
+/** How long a close waits for statements under way. */
+const CLOSE_MS = 5_000
 
 export function createPool(open: OpenWire, options: PoolOptions): Pool {
   const maxOpen = Math.max(1, options.maxOpen)
@@ -43,9 +73,14 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
   const all = new Set<Wire>()
   const waiters: Waiter[] = []
   let opening = 0
+  let attempts = 0
   let isClosed = false
   let cleaner: Timer | undefined
+  let retry: Timer | undefined
   let drained: (() => void) | undefined
+  /** While the server is full: how many connections were kept, and since when. */
+  let full: { readonly kept: number; readonly sinceMs: number; readonly error: DbError } | undefined
+  let toldFullAtMs = Number.NEGATIVE_INFINITY
 
   const isOld = (wire: Wire): boolean =>
     options.maxLifetimeMs > 0 && performance.now() - wire.bornAt >= options.maxLifetimeMs
@@ -53,41 +88,96 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
     all.delete(wire)
     wire.close()
   }
+  const limit = (): number => {
+    if (!full) return maxOpen
+    const grown = full.kept + Math.floor((performance.now() - full.sinceMs) / GROW_EVERY_MS)
+    if (grown >= maxOpen) full = undefined
+    return Math.min(maxOpen, grown)
+  }
   /** A connection is gone: whoever waits may open another. */
   const onEnd = (wire: Wire): void => {
     all.delete(wire)
     const at = idle.indexOf(wire)
     if (at >= 0) idle.splice(at, 1)
-    waiters.shift()?.retry()
+    openMore()
     if (all.size + opening === 0) drained?.()
   }
+  const isSpare = (wire: Wire): boolean => idle.length > WARM && performance.now() - wire.heardAt() >= IDLE_MS
   /** Looks after connections that lie idle past their time; runs only while there are idle ones. */
   const scheduleCleaning = (): void => {
-    if (cleaner || isClosed || options.maxLifetimeMs <= 0 || idle.length === 0) return
-    const oldest = Math.min(...idle.map((wire) => wire.bornAt))
+    if (cleaner || isClosed || idle.length === 0) return
+    const ends = idle.map((wire) => (options.maxLifetimeMs > 0 ? wire.bornAt + options.maxLifetimeMs : Infinity))
+    if (idle.length > WARM) ends.push((idle[0]?.heardAt() ?? 0) + IDLE_MS)
+    const endMs = Math.min(...ends)
+    if (endMs === Infinity) return
     cleaner = setTimeout(
       () => {
         cleaner = undefined
-        for (const wire of idle.filter(isOld)) drop(wire)
+        // The one that was used last is the last to go.
+        for (const wire of [...idle]) if (isOld(wire) || isSpare(wire)) drop(wire)
         scheduleCleaning()
       },
-      Math.max(1_000, oldest + options.maxLifetimeMs - performance.now()),
+      Math.max(1_000, endMs - performance.now()),
     )
     cleaner.unref()
   }
 
-  const connect = async (): Promise<Wire> => {
+  /** Opens connections for those who wait, as many as may be. */
+  const openMore = (): void => {
+    while (!isClosed && !retry && waiters.length > opening && all.size + opening < limit()) void connect()
+  }
+  const openLater = (): void => {
+    retry ??= setTimeout(
+      () => {
+        retry = undefined
+        openMore()
+      },
+      RETRY_MS * (0.5 + 0.5 * Math.random()),
+    )
+  }
+  const connect = async (): Promise<void> => {
     opening++
+    const attempt = ++attempts
     try {
       const wire = await open(onEnd)
       if (!wire.isOpen()) throw new DbError('unavailable', 'the connection to the database was lost')
-      all.add(wire)
-      return wire
+      if (isClosed) wire.close()
+      else {
+        all.add(wire)
+        hand(wire, false)
+      }
+    } catch (error) {
+      if (isTooMany(error)) becomeFull(asDbError(error))
+      // Nothing was asked of that server yet: the address may lead to another one next time.
+      else if (isNotReady(error)) openLater()
+      else if (waiters[0] && waiters[0].since < attempt) waiters[0].fail(asDbError(error))
     } finally {
       opening--
+      openMore()
+      if (all.size + opening === 0) drained?.()
     }
   }
-  const wait = (deadlineAt: number): Promise<Wire | undefined> =>
+  const becomeFull = (error: DbError): void => {
+    const nowMs = performance.now()
+    if (!full || nowMs - full.sinceMs >= GROW_EVERY_MS)
+      full = { kept: Math.max(1, all.size >> 1), sinceMs: nowMs, error }
+    while (all.size > full.kept && idle.length > 0) drop(idle[0] as Wire)
+    openLater()
+    if (nowMs - toldFullAtMs < TELL_FULL_EVERY_MS) return
+    toldFullAtMs = nowMs
+    options.onFull?.(error)
+  }
+  /** Gives a connection to who waits longest, or keeps it. */
+  const hand = (wire: Wire, isReused: boolean): void => {
+    const waiter = waiters.shift()
+    if (waiter) waiter.give({ wire, isReused })
+    else if (idle.length >= options.maxIdle) drop(wire)
+    else {
+      idle.push(wire)
+      scheduleCleaning()
+    }
+  }
+  const wait = (deadlineAt: number): Promise<Lease> =>
     new Promise((resolve, reject) => {
       const end = (): void => {
         clearTimeout(timer)
@@ -95,68 +185,66 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
         if (at >= 0) waiters.splice(at, 1)
       }
       const waiter: Waiter = {
-        give: (wire) => {
+        since: attempts,
+        give: (lease) => {
           end()
-          resolve(wire)
-        },
-        retry: () => {
-          end()
-          resolve(undefined)
+          resolve(lease)
         },
         fail: (error) => {
           end()
           reject(error)
         },
       }
-      const timer = setTimeout(
-        () => waiter.fail(new DbError('unavailable', 'no connection to the database became free in time')),
-        Math.max(0, deadlineAt - performance.now()),
-      )
+      const late = (): DbError =>
+        new DbError(
+          'unavailable',
+          `no connection to the database became free in time${full ? `: ${full.error.message}` : ''}`,
+        )
+      const timer = setTimeout(() => waiter.fail(late()), Math.max(0, deadlineAt - performance.now()))
       waiters.push(waiter)
+      openMore()
     })
 
-  const acquire = async (deadlineAt: number): Promise<Lease> => {
-    for (;;) {
-      if (isClosed) throw new DbError('unavailable', 'the database is closed')
-      for (let wire = idle.pop(); wire; wire = idle.pop()) {
-        if (wire.isOpen() && !isOld(wire)) return { wire, isReused: true }
-        drop(wire)
-      }
-      if (all.size + opening < maxOpen) {
-        try {
-          return { wire: await connect(), isReused: false }
-        } catch (error) {
-          // The server is full: with connections of our own at work, waiting for one of them is better than failing.
-          if (!isTooMany(error) || all.size === 0) {
-            waiters.shift()?.retry()
-            throw asDbError(error)
-          }
-          if (idle.length > 0) continue
-        }
-      }
-      const wire = await wait(deadlineAt)
-      if (wire) return { wire, isReused: true }
+  /** @returns whether an idle connection still leads to somebody */
+  const answers = async (wire: Wire): Promise<boolean> => {
+    const silent = new DbError('unavailable', 'the database does not answer on a connection that lay idle')
+    const timer = setTimeout(() => wire.destroy(silent), PING_MS)
+    try {
+      await wire.ping()
+      return true
+    } catch {
+      wire.destroy(silent)
+      return false
+    } finally {
+      clearTimeout(timer)
     }
   }
 
   return {
-    acquire,
+    async acquire(deadlineAt) {
+      if (isClosed) throw new DbError('unavailable', 'the database is closed')
+      for (let wire = idle.pop(); wire; wire = idle.pop()) {
+        if (!wire.isOpen() || isOld(wire)) drop(wire)
+        else if (performance.now() - wire.heardAt() < TRUSTED_MS || (await answers(wire)))
+          return { wire, isReused: true }
+      }
+      if (isClosed) throw new DbError('unavailable', 'the database is closed')
+      return wait(deadlineAt)
+    },
     release(wire) {
-      if (isClosed || !wire.isOpen() || !all.has(wire) || isOld(wire)) return drop(wire)
-      const waiter = waiters.shift()
-      if (waiter) return waiter.give(wire)
-      if (idle.length >= options.maxIdle) return drop(wire)
-      idle.push(wire)
-      scheduleCleaning()
+      if (isClosed || !wire.isOpen() || !all.has(wire) || isOld(wire) || all.size > limit()) return drop(wire)
+      hand(wire, true)
     },
     renew() {
       for (const wire of [...idle]) drop(wire)
       // Those at work are no longer ours: `release` closes them.
       all.clear()
     },
+    use: () => ({ open: all.size, busy: all.size - idle.length, waiting: waiters.length, max: maxOpen }),
     async close() {
       isClosed = true
       clearTimeout(cleaner)
+      clearTimeout(retry)
       for (const waiter of [...waiters]) waiter.fail(new DbError('unavailable', 'the database is closed'))
       for (const wire of [...idle]) drop(wire)
       if (all.size + opening === 0) return
@@ -171,6 +259,3 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
     },
   }
 }
-
-/** How long a close waits for statements under way. */
-const CLOSE_MS = 5_000

@@ -24,11 +24,15 @@ export interface WireOptions {
 
 export interface Wire {
   readonly bornAt: number
+  /** When the server last said something, on the monotonic clock, ms. */
+  heardAt(): number
   isOpen(): boolean
   /** Rejects with the reason when the connection has ended, however it did. */
   readonly gone: Promise<never>
   /** One statement as text. @throws the driver's error; that of a lost connection has `fatal` */
   say(sql: string): Promise<Result>
+  /** Asks for a sign of life. Rejects when there is none; a server that is silent keeps it waiting. */
+  ping(): Promise<void>
   /** Ends the connection at once; what waits on it fails with `reason`. */
   destroy(reason: Error): void
   /** Says good-bye to the server. */
@@ -84,6 +88,7 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
   gone.promise.catch(() => {})
   const waiting = new Set<(error: unknown) => void>()
   let isOpen = true
+  let heardAt = performance.now()
   const end = (error: unknown): void => {
     if (!isOpen) return
     isOpen = false
@@ -100,6 +105,7 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
       waiting.add(reject)
       call((error, value) => {
         waiting.delete(reject)
+        heardAt = performance.now()
         if (!error) return resolve(value)
         reject(error)
         if ((error as { fatal?: unknown }).fatal === true) end(error)
@@ -108,11 +114,13 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
 
   const wire: Wire = {
     bornAt: performance.now(),
+    heardAt: () => heardAt,
     isOpen: () => isOpen,
     gone: gone.promise,
     async say(sql) {
       return resultOf(await ask<unknown>((done) => connection.query({ sql, rowsAsArray: true }, done)))
     },
+    ping: () => ask<void>((done) => connection.ping((error) => done(error, undefined))),
     destroy: end,
     close() {
       if (!isOpen) return
@@ -130,6 +138,7 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
   const timer = setTimeout(() => end(timedOut(options.connectTimeoutMs)), options.connectTimeoutMs)
   try {
     await ask<void>((done) => connection.connect((error) => done(error, undefined)))
+    await readOwnWrites(wire)
   } catch (error) {
     end(error)
     throw error
@@ -137,6 +146,27 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
     clearTimeout(timer)
   }
   return wire
+}
+
+/** The server does not know the variable: it is no member of a Galera cluster. */
+const UNKNOWN_VARIABLE = 1193
+
+/**
+ * A member of a Galera cluster shows what another member has committed a moment later, so who writes through one and
+ * reads through another may miss its own write. This has a read wait for what was committed before it. Where a proxy
+ * forgets it nothing breaks: then reads are as late as the cluster is.
+ * @throws the server's error, also that of a member that is not ready
+ * @source https://mariadb.com/kb/en/galera-cluster-system-variables/#wsrep_sync_wait
+ */
+async function readOwnWrites(wire: Wire): Promise<void> {
+  let isMember: boolean
+  try {
+    isMember = Number((await wire.say('select @@wsrep_on')).rows[0]?.[0]) === 1
+  } catch (error) {
+    if ((error as { errno?: unknown }).errno === UNKNOWN_VARIABLE) return
+    throw error
+  }
+  if (isMember) await wire.say('set session wsrep_sync_wait = 1')
 }
 
 const lostConnection = (): Error =>

@@ -15,9 +15,9 @@ import {
   type StatementKind,
 } from './engine.ts'
 import { DbError } from './error.ts'
-import { asDbError, isLost, isReadOnly, isRepeatable } from './mysql-error.ts'
+import { asDbError, isBehind, isLost, isNotReady, isReadOnly, isRepeatable } from './mysql-error.ts'
 import { inline } from './mysql-literal.ts'
-import { createPool, type PoolOptions } from './mysql-pool.ts'
+import { createPool, type Lease, type PoolOptions } from './mysql-pool.ts'
 import type { OpenWire, Wire } from './mysql-wire.ts'
 
 export interface MysqlOptions {
@@ -33,17 +33,30 @@ export interface MysqlOptions {
 /** The first repeat comes after up to this, each further one after up to twice as much, ms. */
 const REPEAT_MS = 10
 const REPEAT_MAX_MS = 400
+/** A statement outside a transaction is repeated for that long. */
+const REPEAT_FOR_MS = 5_000
+/** What another member of a cluster has just created is waited for that long. */
+const BEHIND_FOR_MS = 2_000
 
 export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs, log }: MysqlOptions): Engine {
-  const pool = createPool(open, poolOptions)
+  const pool = createPool(open, {
+    ...poolOptions,
+    onFull: (error) => log.warn('the database takes no more connections; what needs one waits', { error }),
+  })
 
-  /** Runs one statement on a connection, notes slow ones, and leaves an address that takes no writes. */
+  /** A server that takes no writes any more, or is no full member of its cluster, is left like one that is gone. */
+  const leave = (wire: Wire, error: unknown): void => {
+    if (isReadOnly(error)) pool.renew()
+    else if (isNotReady(error)) wire.destroy(asDbError(error))
+  }
+
+  /** Runs one statement on a connection, and notes slow ones. */
   const runOn = async (wire: Wire, sql: string, params: readonly unknown[], kind: StatementKind): Promise<Result> => {
     const startedAt = performance.now()
     try {
       return await wire.say(inline(sql, params))
     } catch (error) {
-      if (isReadOnly(error)) pool.renew()
+      leave(wire, error)
       throw asDbError(error)
     } finally {
       const ms = performance.now() - startedAt
@@ -52,44 +65,88 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
     }
   }
 
-  const single = async (sql: string, params: readonly unknown[], kind: StatementKind): Promise<Result> => {
-    const deadlineAt = performance.now() + statementDeadlineMs
-    for (;;) {
-      const { wire, isReused } = await pool.acquire(deadlineAt)
-      const timer = kind === 'schema' ? undefined : destroyAt(wire, deadlineAt, 'the database did not answer in time')
+  /**
+   * Repeats what the server asks to have repeated, with pauses that grow, and what met a server that takes no writes on an
+   * old connection: a new one may lead to another server. In each case nothing was done.
+   */
+  const repeated = async <T>(
+    work: (use: (lease: Lease) => void) => Promise<T>,
+    forMs: number,
+    deadlineAt: number,
+  ): Promise<T> => {
+    const startedAt = performance.now()
+    let isOldLease = false
+    for (let repeat = 0; ; repeat++) {
       try {
-        return await runOn(wire, sql, params, kind)
+        return await work((lease) => {
+          isOldLease = lease.isReused
+        })
       } catch (error) {
-        // A connection that lay idle may have died unnoticed; a read may simply be asked again on another one.
-        if (kind === 'read' && isReused && isLost(error) && performance.now() < deadlineAt) continue
-        throw error
-      } finally {
-        clearTimeout(timer)
-        pool.release(wire)
+        if (isReadOnly(error) && isOldLease && performance.now() < deadlineAt) continue
+        const endAt = Math.min(deadlineAt, startedAt + (isBehind(error) ? BEHIND_FOR_MS : forMs))
+        const pauseMs = Math.random() * Math.min(REPEAT_MAX_MS, REPEAT_MS * 2 ** repeat)
+        const isHopeless = !isRepeatable(error) && !isBehind(error)
+        if (isHopeless || performance.now() + pauseMs >= endAt) throw error
+        await Bun.sleep(pauseMs)
       }
     }
   }
 
+  const single = (sql: string, params: readonly unknown[], kind: StatementKind): Promise<Result> => {
+    const deadlineAt = performance.now() + statementDeadlineMs
+    return repeated(
+      async (use) => {
+        for (;;) {
+          const lease = await pool.acquire(deadlineAt)
+          const { wire } = lease
+          use(lease)
+          const timer =
+            kind === 'schema' ? undefined : destroyAt(wire, deadlineAt, 'the database did not answer in time')
+          try {
+            return await runOn(wire, sql, params, kind)
+          } catch (error) {
+            // A connection that lay idle may have died unnoticed; a read may simply be asked again on another one.
+            if (kind === 'read' && lease.isReused && isLost(error) && performance.now() < deadlineAt) continue
+            throw error
+          } finally {
+            clearTimeout(timer)
+            pool.release(wire)
+          }
+        }
+      },
+      REPEAT_FOR_MS,
+      kind === 'schema' ? Number.POSITIVE_INFINITY : deadlineAt,
+    )
+  }
+
   /** A connection on which a transaction has begun, and the timer that ends both at the deadline. */
-  const begin = async (deadlineAt: number): Promise<{ wire: Wire; timer: Timer }> => {
+  const begin = async (deadlineAt: number): Promise<Lease & { readonly timer: Timer }> => {
     for (;;) {
-      const { wire, isReused } = await pool.acquire(deadlineAt)
+      const lease = await pool.acquire(deadlineAt)
+      const { wire } = lease
       const timer = destroyAt(wire, deadlineAt, 'the transaction took too long')
       try {
         await wire.say('start transaction')
-        return { wire, timer }
+        return { ...lease, timer }
       } catch (error) {
         clearTimeout(timer)
+        leave(wire, error)
         pool.release(wire)
         // Nothing has happened yet: another connection will do.
-        if (isReused && isLost(error) && performance.now() < deadlineAt) continue
+        if (lease.isReused && isLost(error) && performance.now() < deadlineAt) continue
         throw asDbError(error)
       }
     }
   }
 
-  const attempt = async <T>(work: (executor: Executor) => Promise<T>, deadlineAt: number): Promise<T> => {
-    const { wire, timer } = await begin(deadlineAt)
+  const attempt = async <T>(
+    work: (executor: Executor) => Promise<T>,
+    deadlineAt: number,
+    use: (lease: Lease) => void,
+  ): Promise<T> => {
+    const { timer, ...lease } = await begin(deadlineAt)
+    const { wire } = lease
+    use(lease)
     let phase: 'open' | 'committing' | 'ended' = 'open'
     /** The first error that ended the transaction on the server: a statement after it would run outside any. */
     let broken: unknown
@@ -100,7 +157,7 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
         try {
           return await runOn(wire, sql, params, kind)
         } catch (error) {
-          if (isRepeatable(error)) broken ??= error
+          if (isRepeatable(error) || isReadOnly(error)) broken ??= error
           throw error
         }
       },
@@ -113,11 +170,11 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
       phase = 'ended'
       return result
     } catch (error) {
-      const isUnknown = phase === 'committing' && !isRepeatable(error)
+      const isUnknown = phase === 'committing' && !isRepeatable(error) && !isReadOnly(error)
       phase = 'ended'
       await wire.say('rollback').catch((failure: unknown) => wire.destroy(asDbError(failure)))
       if (isUnknown) throw new DbError('unknown-outcome', 'nobody knows whether the transaction was committed', error)
-      if (isReadOnly(error)) pool.renew()
+      leave(wire, error)
       throw broken ?? (isLost(error) || isRepeatable(error) ? asDbError(error) : error)
     } finally {
       clearTimeout(timer)
@@ -128,18 +185,11 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
   return {
     dialect: mysqlDialect,
     executor: { run: single },
-    async transaction(work, deadlineMs) {
+    transaction(work, deadlineMs) {
       const deadlineAt = performance.now() + deadlineMs
-      for (let repeat = 0; ; repeat++) {
-        try {
-          return await attempt(work, deadlineAt)
-        } catch (error) {
-          const pauseMs = Math.random() * Math.min(REPEAT_MAX_MS, REPEAT_MS * 2 ** repeat)
-          if (!isRepeatable(error) || performance.now() + pauseMs >= deadlineAt) throw error
-          await Bun.sleep(pauseMs)
-        }
-      }
+      return repeated((use) => attempt(work, deadlineAt, use), deadlineMs, deadlineAt)
     },
+    poolUse: pool.use,
     close: pool.close,
   }
 }

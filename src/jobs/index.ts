@@ -1,7 +1,12 @@
 /** The list of background jobs, and what runs them. */
 export { buildIndexesJob } from './build-indexes.ts'
+export { cleanClusterJob } from './clean-cluster.ts'
 export { cleanSessionsJob } from './clean-sessions.ts'
 export { deliverCreditLogsJob } from './deliver-credit-logs.ts'
 export type { Job } from './job.ts'
+export { LOG_CLEAN_UP_BATCH, logCleanUpTask } from './log-clean-up.ts'
 export { createJobRunner, type JobReport, type JobRunner } from './runner.ts'
 export { syncLogSchemaJob } from './sync-log-schema.ts'
+export type { Task, TaskRun } from './task.ts'
+export { createTaskRunner, type TaskRunner } from './task-runner.ts'
+export { watchClusterJob } from './watch-cluster.ts'

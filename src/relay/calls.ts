@@ -18,7 +18,7 @@ import type { Refusals } from './refusals.ts'
 import { jsonResponse, type Stamp, streamResponse, wholeResponse } from './respond.ts'
 import { type Client, createRunning, type LiveCall, type Running } from './running.ts'
 import { createTally, type Tally } from './tally.ts'
-import type { Attempt, Call, Ending, Purse } from './types.ts'
+import type { Attempt, Call, CallReport, Ending, Purse } from './types.ts'
 import { asSendError, type Exchange, readAnswer, type Sender, type UpstreamLimits } from './upstream.ts'
 
 export interface CallsDeps {
@@ -34,6 +34,8 @@ export interface CallsDeps {
   readonly isErrorLogged: boolean
   readonly isUsageForced: boolean
   readonly isTextCounted: boolean
+  /** Hears of each call when it has ended; must not throw. */
+  readonly onCall?: (report: CallReport) => void
   readonly limits: UpstreamLimits & {
     /** Longest line of a stream. */
     readonly lineChars: number
@@ -60,6 +62,23 @@ export function createCalls(deps: CallsDeps) {
     if (live.size === 0) onIdle?.()
   }
 
+  const reportOf = (
+    facts: Facts,
+    trace: Trace,
+    outcome: Pick<CallReport, 'ending' | 'code'> & Partial<CallReport>,
+  ): CallReport => ({
+    protocol: facts.endpoint.protocol,
+    operation: facts.endpoint.operation,
+    isStream: facts.isStream,
+    durationMs: clock.monotonic() - facts.startedAtMs,
+    firstByteMs: trace.firstByteAtMs === undefined ? undefined : trace.firstByteAtMs - facts.startedAtMs,
+    attempts: trace.attempts,
+    inputTokens: 0,
+    outputTokens: 0,
+    quota: 0,
+    ...outcome,
+  })
+
   /** A refused call leaves its row, however it was refused. Best effort: the refusal itself stands. */
   const noteRefusal = async (facts: Facts, trace: Trace, group: string, error: GatewayError, hold?: Hold) => {
     const record = deps.isErrorLogged ? errorRecord(facts, trace, group, error, now()) : undefined
@@ -77,6 +96,7 @@ export function createCalls(deps: CallsDeps) {
         attempts: trace.attempts.length,
         ms: Math.round(clock.monotonic() - facts.startedAtMs),
       })
+    deps.onCall?.(reportOf(facts, trace, { ending: 'refused', code: error.code }))
     try {
       if (hold) await hold.release(admitted)
       else if (admitted) await ledger.note(admitted)
@@ -262,6 +282,7 @@ export function createCalls(deps: CallsDeps) {
     try {
       const key = channels.takeKey(channel)
       if (!key) throw new GatewayError('channel:no_available_key')
+      entry.keyIndex = key.index
       const upstreamModel = channels.upstreamModel(channel, call.model)
       built = await buildUpstream(call, channel, key.key, upstreamModel, {
         isPassThrough:
@@ -272,7 +293,6 @@ export function createCalls(deps: CallsDeps) {
         retryIndex,
         lastError,
       })
-      entry.keyIndex = key.index
       entry.upstreamModel = upstreamModel
       entry.way = built.way
       running.drains = channel.setting.drain === true
@@ -310,8 +330,7 @@ export function createCalls(deps: CallsDeps) {
       exchange?.close()
       entry.endedAtMs = clock.monotonic()
       entry.reason = entry.reason || reasonOf(error)
-      if (error.blame === 'upstream' || error.code.startsWith('channel:'))
-        channels.report({ channelId: channel.id, keyIndex: entry.keyIndex, error })
+      channels.report(outcomeOf(entry, error))
       // The upstream had the request: what it read is paid for, though nobody waits for the answer.
       const reason = running.abortedBy()
       if (isSent && built && tally && !running.isSettled && (reason === 'client-gone' || reason === 'shutting-down')) {
@@ -364,11 +383,16 @@ export function createCalls(deps: CallsDeps) {
     )
     try {
       await purse.hold.settle({ quota: isFree(call) ? 0 : charge.quota, record })
+      running.billedTokens = isFree(call) ? 0 : charge.promptTokens + charge.completionTokens
     } catch (failure) {
       log.error('a charge was not journalled; the call ends in an error', { requestId: call.id, error: failure })
       await purse.hold.release()
       throw asGatewayError(failure)
     }
+    const { inputTokens, outputTokens } = bill.usage
+    deps.onCall?.(
+      reportOf(call, trace, { ending, code: error?.code ?? '', inputTokens, outputTokens, quota: charge.quota }),
+    )
     log.info('call', {
       requestId: call.id,
       protocol: call.endpoint.protocol,
@@ -379,8 +403,8 @@ export function createCalls(deps: CallsDeps) {
       ending,
       attempts: trace.attempts.length,
       ms: Math.round(clock.monotonic() - call.startedAtMs),
-      inputTokens: bill.usage.inputTokens,
-      outputTokens: bill.usage.outputTokens,
+      inputTokens,
+      outputTokens,
       quota: charge.quota,
       ...(built.losses.length > 0 && { losses: built.losses.length }),
     })
@@ -420,6 +444,7 @@ export function createCalls(deps: CallsDeps) {
       log.warn('an answer could not be read; it is metered as unknown', { requestId: call.id, error: cause })
     }
     await settle(served, 'complete')
+    channels.report(outcomeOf(entry))
     return wholeResponse(body, isForwarded ? exchange.response.headers : undefined, call.id, stamp)
   }
 
@@ -469,9 +494,11 @@ export function createCalls(deps: CallsDeps) {
       log: log.child({ requestId: call.id }),
       onFirstByte: () => {
         trace.firstByteAtMs ??= clock.monotonic()
+        channels.report({ ...outcomeOf(entry), isUnderWay: true })
       },
       encodeError: (error) => codec.encodeStreamError(error, call.id),
       async settle(ending, error) {
+        channels.report(outcomeOf(entry, error))
         try {
           await settle({ job, entry, built, exchange, tally }, ending, error, decoder.skipped())
         } finally {
@@ -508,6 +535,14 @@ export type Calls = ReturnType<typeof createCalls>
 
 /** Nobody pays: a channel test, or a count of tokens. */
 const isFree = (call: Call): boolean => call.isTest || call.endpoint.operation === 'count-tokens'
+
+/** What an attempt says of its channel. @param error absent: it served */
+const outcomeOf = ({ channel, keyIndex, startedAtMs }: Attempt, error?: GatewayError) => ({
+  channelId: channel.id,
+  keyIndex,
+  startedAtMs,
+  error,
+})
 
 /** What aborted calls get to end their bills. */
 const ABORT_MS = 2_000

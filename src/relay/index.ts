@@ -3,12 +3,14 @@ import { Elysia } from 'elysia'
 import type { Accounts, Caller } from '../domain/accounts/index.ts'
 import type { Ledger, Prices } from '../domain/billing/index.ts'
 import type { Channels, TestQuery, TestResult } from '../domain/channels/index.ts'
+import type { Admission, CallLimits } from '../domain/limits/index.ts'
 import type { Options } from '../domain/options/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { newRequestId } from '../lib/headers.ts'
 import type { Log } from '../lib/log.ts'
 import { codecs } from '../protocol/index.ts'
+import { askingOf, showLimits } from './admission.ts'
 import { type CallsDeps, countInput, createCalls } from './calls.ts'
 import { createModelLists, listDialect } from './models.ts'
 import { completions, countTokens, embeddings } from './plain.ts'
@@ -32,6 +34,8 @@ export interface RelayDeps {
   readonly channels: Channels
   readonly ledger: Ledger
   readonly prices: Prices
+  /** How often and how much callers may ask. */
+  readonly callLimits: CallLimits
   readonly options: Options
   readonly log: Log
   readonly clock: Clock
@@ -47,6 +51,7 @@ export interface RelayDeps {
   /** Count texts here (`CountToken`). */
   readonly isTextCounted: boolean
   readonly isTlsChecked: boolean
+  readonly onCall?: CallsDeps['onCall']
   readonly limits: Omit<CallsDeps['limits'], keyof typeof DEFAULT_LIMITS> &
     Partial<typeof DEFAULT_LIMITS> & { readonly bodyBytes: number }
 }
@@ -146,15 +151,31 @@ export function createRelay(deps: RelayDeps) {
   const serve = async (request: Request, server: PeerSource | null, endpoint: Endpoint): Promise<Response> => {
     const startedAtMs = clock.monotonic()
     const id = newRequestId(clock.now())
+    let admission: Admission | undefined
+    let response: Response
     try {
       const url = new URL(request.url)
       const caller = await authenticate(request, url, server)
       const call = await read(request, url, { id, endpoint, caller, startedAtMs })
-      const client = { signal: request.signal, hangUp: () => server?.timeout(request, 1) }
-      return endpoint === COUNT_TOKENS ? await calls.count(call, client) : await calls.carry(call, client)
+      admission = caller.limits && (await deps.callLimits.admit(caller.limits, askingOf(call)))
+      if (admission?.refusal) throw await refused(call, admission.refusal)
+      const client = { signal: request.signal, hangUp: () => server?.timeout(request, 1), ended: admission?.done }
+      response = endpoint === COUNT_TOKENS ? await calls.count(call, client) : await calls.carry(call, client)
+      // A count may be answered without being carried.
+      if (endpoint === COUNT_TOKENS) admission?.done({ isSuccess: true, tokens: 0 })
     } catch (thrown) {
-      return errorResponse(asGatewayError(thrown), endpoint.protocol, id, stamp)
+      response = errorResponse(asGatewayError(thrown), endpoint.protocol, id, stamp)
+      admission?.done({ isSuccess: false, tokens: 0 })
     }
+    if (admission) showLimits(response.headers, admission, endpoint.protocol, clock.now())
+    return response
+  }
+
+  /** Leaves the row of a call that its caller's limits refuse. @returns what to throw */
+  const refused = async (call: Call, refusal: GatewayError): Promise<GatewayError> => {
+    const trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
+    await calls.noteRefusal(call, trace, call.caller.groups[0] ?? '', refusal)
+    return refusal
   }
 
   const listed = async (
@@ -276,5 +297,6 @@ const testCaller = (
   acceptsUnpriced: true,
   recordsIp: false,
   forcedChannelId: channelId,
+  limits: undefined,
   ip: '',
 })

@@ -9,7 +9,6 @@ export type ListDialect = 'openai' | 'claude' | 'gemini'
 
 /** Models have no date of their own here: a fixed one, as clients expect some. */
 const CREATED_SEC = 1_626_777_600
-const NONE_TRIED: ReadonlySet<number> = new Set()
 
 /**
  * By the headers that only their clients send. Anthropic's SDK puts its key into `x-api-key` or `authorization`, depending on
@@ -34,7 +33,7 @@ export function createModelLists({ channels, prices }: { readonly channels: Chan
   /** Of a channel that would serve the model next, in the first group that has one. */
   const providerOf = (model: string, groups: readonly string[]): Provider | undefined => {
     for (const group of groups) {
-      const channel = channels.candidates({ model, group }).next(0, NONE_TRIED)
+      const channel = channels.candidates({ model, group }).any()
       if (channel) return channel.provider
     }
     return undefined

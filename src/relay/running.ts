@@ -1,4 +1,6 @@
 /** Who may end a call that is under way: its client, or a stop of the node. Knows where their word goes at each stage. */
+
+import type { Outcome } from '../domain/limits/index.ts'
 import type { Log } from '../lib/log.ts'
 import type { Pump } from './pump.ts'
 import type { AbortReason } from './upstream.ts'
@@ -14,6 +16,8 @@ export interface Client {
   readonly signal: AbortSignal
   /** Closes its connection, even one that takes nothing any more. */
   hangUp(): void
+  /** Hears once how the call ended, if its caller has limits. */
+  readonly ended?: ((outcome: Outcome) => void) | undefined
 }
 
 export interface Running extends LiveCall {
@@ -23,6 +27,8 @@ export interface Running extends LiveCall {
   handOver(pump: Pump): void
   readonly isStreaming: boolean
   isSettled: boolean
+  /** Input and output, once they are billed. */
+  billedTokens: number | undefined
   /** The channel of this attempt reads on when the client leaves. */
   drains: boolean
   abortedBy(): AbortReason | undefined
@@ -32,7 +38,7 @@ export interface Running extends LiveCall {
 }
 
 /** Must not keep the call itself: a stream outlives its request body. */
-export function createRunning(requestId: string, { signal, hangUp }: Client, log: Log): Running {
+export function createRunning(requestId: string, { signal, hangUp, ended }: Client, log: Log): Running {
   let target: ((reason: AbortReason) => void) | undefined
   let reason: AbortReason | undefined
   let pump: Pump | undefined
@@ -58,6 +64,7 @@ export function createRunning(requestId: string, { signal, hangUp }: Client, log
       return pump !== undefined
     },
     isSettled: false,
+    billedTokens: undefined,
     drains: false,
     abortedBy: () => reason,
     hangUp,
@@ -65,7 +72,10 @@ export function createRunning(requestId: string, { signal, hangUp }: Client, log
       target = next
       if (reason !== undefined) next(reason)
     },
-    close: () => signal.removeEventListener('abort', clientLeft),
+    close() {
+      signal.removeEventListener('abort', clientLeft)
+      ended?.({ isSuccess: running.billedTokens !== undefined, tokens: running.billedTokens ?? 0 })
+    },
   }
   if (signal.aborted) clientLeft()
   return running

@@ -71,3 +71,21 @@ export type Ending =
   | 'timeout'
   | 'out-of-quota'
   | 'shutting-down'
+
+/** What became of a call, for those who count. */
+export interface CallReport {
+  readonly protocol: Protocol
+  readonly operation: Operation
+  readonly isStream: boolean
+  readonly ending: Ending | 'refused'
+  /** Of the error that ended it; empty without one. */
+  readonly code: string
+  readonly durationMs: number
+  /** Until the first byte went to the client; absent when none did. */
+  readonly firstByteMs: number | undefined
+  readonly attempts: readonly Attempt[]
+  readonly inputTokens: number
+  readonly outputTokens: number
+  /** quota units charged */
+  readonly quota: number
+}

@@ -100,7 +100,7 @@ async function askAs(
     const primary = isSentinel && masterName !== '' ? await primaryOf(client, masterName) : undefined
     return {
       mode: isSentinel ? 'sentinel' : mode === 'cluster' || info.get('cluster_enabled') === '1' ? 'cluster' : 'single',
-      isReplica: info.get('role') === 'slave',
+      isReplica: (info.get('role') ?? 'master') !== 'master',
       isLoading: info.get('loading') === '1',
       ...(primary && { primary }),
     }

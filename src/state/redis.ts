@@ -7,6 +7,7 @@ import type { Redis, RedisCommander } from 'ioredis'
 import type { Log } from '../lib/log.ts'
 import { type KeptOpen, keepOpen } from './keep-open.ts'
 import { createListeners } from './listeners.ts'
+import { parseRedisAddress } from './redis-address.ts'
 import { isLost, messageOf } from './redis-client.ts'
 import type { RedisSettings } from './redis-find.ts'
 import { openSession, type RedisSession } from './redis-session.ts'
@@ -37,6 +38,8 @@ const REFUSAL_EVERY_MS = 60_000
 /** Never rejects for a server's sake: without one it comes up in degraded mode and goes on trying. @throws on an address that cannot be read */
 export async function openRedisState(options: RedisStateOptions): Promise<State> {
   const { prefix, fallback, log, connections = 1, share = () => 1, connectWaitMs = 2_000 } = options
+  // What can never work is said at once.
+  parseRedisAddress(options.address)
   const listeners = createListeners(log)
   const firstReady = Promise.withResolvers<void>()
   const doubtsSaid = new Set<string>()

@@ -14,6 +14,8 @@ export interface Topics {
   track(topic: string, reload: () => Promise<void>): Tracked
   /** Call after the commit of a change: tells the others, and resolves when this process has reloaded (or failed to, logged). */
   changed(topic: string): Promise<void>
+  /** What is in memory here, by topic: compared with the database's versions it is the lag. A topic without a load is absent. */
+  versions(): Versions
   start(): void
   /** Ends the loops; resolves when a running reload is done. */
   stop(): Promise<void>
@@ -34,12 +36,14 @@ export function createTopics(deps: {
   readonly state: State
   /** Version per topic; a topic that never changed may be absent. One cheap query. */
   readonly readVersions: () => Promise<Versions>
+  /** Runs a reload so that the versions and all it reads are of one moment; as they come if not given. */
+  readonly together?: (work: () => Promise<void>) => Promise<void>
   readonly everyMs?: number
   readonly fullReloadMs: number
   readonly log: Log
   readonly clock: Clock
 }): Topics {
-  const { state, readVersions, everyMs = 400, fullReloadMs, log, clock } = deps
+  const { state, readVersions, together = (work) => work(), everyMs = 400, fullReloadMs, log, clock } = deps
   const sender = crypto.randomUUID()
   const watchers = new Set<Watcher>()
   const unsubscribe = state.subscribe(CHANNEL, (message) => {
@@ -91,7 +95,7 @@ export function createTopics(deps: {
   }
 
   const track = (topic: string, reload: () => Promise<void>): Tracked => {
-    const watcher = createWatcher(topic, reload, readVersions)
+    const watcher = createWatcher(topic, { reload, readVersions, together })
     watchers.add(watcher)
     return { refresh: watcher.refresh, close: () => void watchers.delete(watcher) }
   }
@@ -101,6 +105,14 @@ export function createTopics(deps: {
     watch: (topic, reload) => track(topic, reload).close,
     async changed(topic) {
       await Promise.all([state.publish(CHANNEL, `${sender} ${topic}`), refreshTopic(topic)])
+    },
+    versions() {
+      const lowest = new Map<string, number>()
+      for (const { topic, seen } of watchers) {
+        const version = seen()
+        if (version !== undefined) lowest.set(topic, Math.min(version, lowest.get(topic) ?? version))
+      }
+      return lowest
     },
     start() {
       fullAtMs = nextFullAt()
@@ -119,21 +131,32 @@ export function createTopics(deps: {
 interface Watcher extends Pick<Tracked, 'refresh'> {
   readonly topic: string
   isBehind(versions: Versions): boolean
+  /** The version that is surely in memory. */
+  seen(): number | undefined
   idle(): Promise<void>
 }
 
 /** One reload at a time; calls during a reload share the next one, which starts after them and so sees what they saw. */
-function createWatcher(topic: string, reload: () => Promise<void>, readVersions: () => Promise<Versions>): Watcher {
+function createWatcher(
+  topic: string,
+  deps: {
+    readonly reload: () => Promise<void>
+    readonly readVersions: () => Promise<Versions>
+    readonly together: (work: () => Promise<void>) => Promise<void>
+  },
+): Watcher {
+  const { reload, readVersions, together } = deps
   let seen: number | undefined
   let running: Promise<void> | undefined
   let next: Promise<void> | undefined
 
-  const once = async (): Promise<void> => {
-    // Read before the reload: a change between the two is loaded, and looked at once more.
-    const versions = await readVersions().catch(() => undefined)
-    await reload()
-    if (versions) seen = versions.get(topic) ?? 0
-  }
+  const once = (): Promise<void> =>
+    together(async () => {
+      // Read before the reload: a change between the two is loaded, and looked at once more.
+      const versions = await readVersions().catch(() => undefined)
+      await reload()
+      if (versions) seen = versions.get(topic) ?? 0
+    })
   const begin = (): Promise<void> => {
     running = once().finally(() => {
       running = undefined
@@ -143,6 +166,7 @@ function createWatcher(topic: string, reload: () => Promise<void>, readVersions:
   return {
     topic,
     isBehind: (versions) => (versions.get(topic) ?? 0) !== seen,
+    seen: () => seen,
     refresh() {
       if (!running) return begin()
       next ??= running

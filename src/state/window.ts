@@ -39,14 +39,14 @@ export function correctIn(
   nowMs: number,
 ): void {
   dropPast(window, windowMs, nowMs)
-  if (n >= 0) return add(window, n, windowMs, nowMs)
-  let rest = -n
+  if (n > 0) add(window, n, windowMs, nowMs)
+  let rest = Math.max(0, -n)
   for (const [start, amount] of byAge(window)) {
+    if (rest === 0) return
     const off = Math.min(amount, rest)
     rest -= off
     if (off === amount) window.delete(start)
     else window.set(start, amount - off)
-    if (rest === 0) return
   }
 }
 

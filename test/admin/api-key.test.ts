@@ -77,6 +77,9 @@ for (const engine of ENGINES) {
         cross_group_retry: false,
         DeletedAt: null,
         auto_groups: null,
+        rpm_limit: 0,
+        tpm_limit: 0,
+        concurrency_limit: 0,
       })
       for (const path of ['/api/token/', '/api/token/search?keyword=k', `/api/token/${id}`]) {
         expect((await node.call('GET', path, { token: user.token })).text).not.toContain(key)

@@ -454,7 +454,7 @@ for (const engine of ENGINES) {
     })
 
     test('log-ins of one address are limited, with the reason and the time to wait', async () => {
-      await withNode({ criticalLimit: { count: 2, windowSec: 1200 } }, async (node) => {
+      await withNode({ webLimits: { critical: { count: 2, windowSec: 1200 } } }, async (node) => {
         const attempt = (ip: string) =>
           node.call('POST', '/api/user/login', {
             body: { username: 'root', password: 'wrong' },
@@ -464,7 +464,10 @@ for (const engine of ENGINES) {
         expect((await attempt('1.1.1.1')).status).toBe(200)
         const refused = await attempt('1.1.1.1')
         expect(refused).toMatchObject({ status: 429, json: { success: false, code: 'rate_limit_exceeded' } })
-        expect(refused.headers.get('retry-after')).toBe('1200')
+        // The first of the two has left by then; a window is kept to a hundredth of its length.
+        const waitSec = Number(refused.headers.get('retry-after'))
+        expect(waitSec).toBeGreaterThan(1100)
+        expect(waitSec).toBeLessThanOrEqual(1212)
         expect((await attempt('2.2.2.2')).status).toBe(200)
       })
     })

@@ -16,6 +16,7 @@ import { userRoutes } from '../../src/admin/user-routes.ts'
 import { type Db, readTopicVersions } from '../../src/db/index.ts'
 import { type Accounts, createAccounts } from '../../src/domain/accounts/index.ts'
 import { createAudit } from '../../src/domain/audit.ts'
+import { createWebLimits } from '../../src/domain/limits/index.ts'
 import { createBaseUrl, createOptions, type Options } from '../../src/domain/options/index.ts'
 import { type Clock, systemClock } from '../../src/lib/clock.ts'
 import { silentLog } from '../../src/lib/log.ts'
@@ -82,7 +83,7 @@ export async function createTestNode(
     readonly secrets?: readonly string[]
     readonly isCookieSecure?: boolean
     readonly trustedOrigins?: readonly string[]
-    readonly criticalLimit?: { readonly count: number; readonly windowSec: number }
+    readonly webLimits?: Parameters<typeof createWebLimits>[0]['limits']
     readonly sessionLimits?: Partial<{ readonly active: number; readonly issuance: number }>
     readonly freshMs?: number
     readonly leaseMs?: number
@@ -137,8 +138,7 @@ export async function createTestNode(
     identify: accounts.sessions.identify,
     recordAudit: audit.record,
     clientIp: (request) => request.headers.get('x-test-ip') ?? '127.0.0.1',
-    ...(settings.criticalLimit && { criticalLimit: settings.criticalLimit }),
-    countCritical: (ip, windowMs) => state.add(`critical:${ip}`, 1, windowMs),
+    limits: createWebLimits({ counts: state, limits: settings.webLimits ?? {} }),
     now: clock.now,
   })
   const app: AnyElysia = adminRoutes({

@@ -57,6 +57,7 @@ for (const engine of ENGINES) {
             'aff_count',
             'aff_quota',
           ],
+          ...['rpm_limit', 'tpm_limit', 'concurrency_limit'],
           ...['aff_history_quota', 'inviter_id', 'setting', 'stripe_customer', 'sidebar_modules', 'permissions'],
         ].sort(),
       )

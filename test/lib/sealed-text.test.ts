@@ -6,7 +6,14 @@ import { fingerprintOf, keyOf, rootOf } from '../../src/lib/secret-key.ts'
 const oldKey = { id: 'old1', key: Buffer.alloc(32, 1) }
 const newKey = { id: 'new1', key: Buffer.alloc(32, 2) }
 const ring = createKeyring([newKey, oldKey], 'channels.key')
-const TEXTS = ['sk-one', 'a\nb\nc', '{"type":"service_account","key":"-----BEGIN\\n"}', '密钥🔑', 'x'.repeat(100_000), '']
+const TEXTS = [
+  'sk-one',
+  'a\nb\nc',
+  '{"type":"service_account","key":"-----BEGIN\\n"}',
+  '密钥🔑',
+  'x'.repeat(100_000),
+  '',
+]
 
 describe('a sealed text', () => {
   test('comes back whole, says its key, shows nothing of itself, and differs each time', () => {
@@ -50,7 +57,9 @@ describe('a sealed text', () => {
 describe('what a secret becomes', () => {
   test('the same on every node of an installation, and nothing alike between two', async () => {
     const root = await rootOf('a secret', 'salt')
-    expect(fingerprintOf(root, 'SESSION_SECRET')).toBe(fingerprintOf(await rootOf('a secret', 'salt'), 'SESSION_SECRET'))
+    expect(fingerprintOf(root, 'SESSION_SECRET')).toBe(
+      fingerprintOf(await rootOf('a secret', 'salt'), 'SESSION_SECRET'),
+    )
     const values = [
       fingerprintOf(root, 'SESSION_SECRET'),
       fingerprintOf(root, 'CRYPTO_SECRET'),

@@ -7,11 +7,13 @@ import {
   createNodeState,
   type NodeReply,
   openRedisState,
+  type RedisSettings,
   type State,
   serveNodeState,
 } from '../../src/state/index.ts'
 import { HAS_SERVERS } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
+import { startClusterRedis, startSentinelRedis } from '../support/redis-services.ts'
 import { redis } from '../support/services.ts'
 
 /** Two ends of one state, as two processes would have them, with a prefix of their own. */
@@ -54,12 +56,13 @@ const nodePair = async (): Promise<Pair> => {
   }
 }
 
-const redisPair = async (): Promise<Pair> => {
-  const { url } = await redis()
+const redisPair = async (settings: RedisSettings): Promise<Pair> => {
   const prefix = `test:${crypto.randomUUID()}:`
   const fallback = createMemoryState({ clock: systemClock, log: silentLog })
-  const open = (): Promise<State> => openRedisState({ address: url, prefix, fallback, log: silentLog })
-  const [a, b] = [await open(), await open()]
+  // As two nodes would: one with several connections.
+  const open = (connections: number): Promise<State> =>
+    openRedisState({ ...settings, prefix, fallback, connections, log: silentLog, connectWaitMs: 20_000 })
+  const [a, b] = [await open(1), await open(3)]
   return {
     a,
     b,
@@ -70,21 +73,35 @@ const redisPair = async (): Promise<Pair> => {
   }
 }
 
-const KINDS: readonly (readonly [string, () => Promise<Pair>])[] = [
-  ['memory', memoryPair],
-  ['node', nodePair],
-  ...(HAS_SERVERS ? [['redis', redisPair] as const] : []),
+const singlePair = async (): Promise<Pair> => redisPair({ address: (await redis()).url })
+const sentinelPair = async (): Promise<Pair> => {
+  const { url, masterName } = await startSentinelRedis({ password: 'data', sentinelPassword: 'sentinel' })
+  return redisPair({ address: url, masterName, sentinelPassword: 'sentinel' })
+}
+const clusterPair = async (): Promise<Pair> =>
+  redisPair({ address: (await startClusterRedis({ password: 'data' })).url })
+
+const KINDS: readonly (readonly [string, State['kind'], () => Promise<Pair>])[] = [
+  ['memory', 'memory', memoryPair],
+  ['node', 'node', nodePair],
+  ...(HAS_SERVERS
+    ? ([
+        ['one Redis', 'redis', singlePair],
+        ['Sentinels', 'redis', sentinelPair],
+        ['a Redis Cluster', 'redis', clusterPair],
+      ] as const)
+    : []),
 ]
 
-describe.each(KINDS)('state: %s', (kind, open) => {
+describe.each(KINDS)('state: %s', (_name, kind, open) => {
   let pair: Pair
   beforeAll(async () => {
     pair = await open()
-  }, 30_000)
+  }, 120_000)
   afterAll(() => pair.close())
 
   test('says what it is, and that it can be reached', () => {
-    expect(pair.a.kind as string).toBe(kind)
+    expect(pair.a.kind).toBe(kind)
     expect(pair.a.isUp()).toBe(true)
   })
 

@@ -41,8 +41,11 @@ const PLENTY = 500_000_000
 /** Variables that every test's node gets, whatever else it is given. */
 export const TEST_ENV: Readonly<Record<string, string>> = {
   PORT: '0',
-  // Tests log in often, from one address.
+  // Tests log in and ask often, from one address.
   CRITICAL_RATE_LIMIT_ENABLE: 'false',
+  GLOBAL_API_RATE_LIMIT_ENABLE: 'false',
+  GLOBAL_WEB_RATE_LIMIT_ENABLE: 'false',
+  SEARCH_RATE_LIMIT_ENABLE: 'false',
   SESSION_SECRET: 'a session secret of tests, long enough',
   NODE_NAME: 'test',
 }

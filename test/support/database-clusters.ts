@@ -7,6 +7,7 @@ import { existsSync } from 'node:fs'
 import { cp, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { $ } from 'bun'
 import mysql from 'mysql2/promise'
 import { eventually } from './eventually.ts'
 import { freePort, mariadbTemplate, spawnTied } from './services.ts'
@@ -52,12 +53,14 @@ const LITTLE_MEMORY = [
  * One server that is not started yet.
  * @param options command-line options of every start
  */
-export async function createServer(
-  options: readonly string[] | ((folder: string) => readonly string[]) = [],
-): Promise<OwnServer> {
+export async function createServer(options: readonly string[] = []): Promise<OwnServer> {
   const { program, data: template } = await mariadbTemplate()
   const folder = await mkdtemp(join(tmpdir(), 'headgate-mariadb-'))
   await cp(template, join(folder, 'data'), { recursive: true })
+  // A server of root would start an rsync that gives root up, and then could not read what it is to send.
+  const isRoot = process.getuid?.() === 0
+  if (isRoot) await $`chown -R mysql:mysql ${folder}`.quiet()
+  const asMysql = isRoot ? ['setpriv', '--reuid=mysql', '--regid=mysql', '--init-groups', '--pdeathsig=KILL', '--'] : []
   const port = await freePort()
   const host = '127.0.0.1'
   const socketPath = join(folder, 's')
@@ -89,9 +92,9 @@ export async function createServer(
     async start(extra = []) {
       const running = spawnTied(
         [
+          ...asMysql,
           program,
           '--no-defaults',
-          ...(process.getuid?.() === 0 ? ['--user=root'] : []),
           `--datadir=${join(folder, 'data')}`,
           `--socket=${socketPath}`,
           `--port=${port}`,
@@ -100,7 +103,7 @@ export async function createServer(
           '--skip-name-resolve',
           '--max-connections=300',
           ...LITTLE_MEMORY,
-          ...(typeof options === 'function' ? options(folder) : options),
+          ...options,
           ...extra,
         ],
         join(folder, 'out'),
@@ -109,7 +112,7 @@ export async function createServer(
       await eventually(
         'the database server answers',
         async () => {
-          if (running.exitCode !== null) throw new Error(`it ended: ${await output()}`)
+          if (running.exitCode !== null || running.signalCode !== null) throw new Error(`it ended: ${await output()}`)
           return (await query('select 1')).length === 1
         },
         { withinMs: 90_000, everyMs: 50 },

@@ -12,8 +12,11 @@ import { freePort } from './services.ts'
 export interface RealNode {
   /** Without a path; the same after each start. */
   readonly url: string
-  /** Starts the processes; they are not ready yet. */
-  start(): void
+  /**
+   * Starts the processes; they are not ready yet.
+   * @param env variables of this start and of those after it, beside those of the node
+   */
+  start(env?: Readonly<Record<string, string>>): void
   /** Waits until the node as a whole is ready. */
   ready(withinMs?: number): Promise<void>
   supervisorPid(): number
@@ -21,8 +24,12 @@ export interface RealNode {
   workerPids(): Promise<readonly number[]>
   /** `kill -9` of supervisor and workers; waits until they are gone. */
   kill(): Promise<void>
+  /** Waits until it ends by itself. @returns the exit code */
+  ended(): Promise<number>
   /** SIGTERM, and waits. @returns the exit code */
   stop(withinMs?: number): Promise<number>
+  /** Of a node that has ended by itself or by `stop`. */
+  exitCode(): number | undefined
   /** The last lines that it printed, for the text of a failure. */
   output(): Promise<string>
   /** Ends what is left and removes the folder. */
@@ -38,7 +45,7 @@ export async function createNode(options: { readonly env?: Readonly<Record<strin
   const program = binary
     ? [binary]
     : [process.execPath, '--no-env-file', join(import.meta.dir, '..', '..', 'src', 'main.ts')]
-  const env = {
+  let env: Readonly<Record<string, string>> = {
     PATH: process.env['PATH'] ?? '',
     HOME: folder,
     ...TEST_ENV,
@@ -72,7 +79,8 @@ export async function createNode(options: { readonly env?: Readonly<Record<strin
 
   return {
     url,
-    start() {
+    start(more = {}) {
+      env = { ...env, ...more }
       // Tied to this process, so that a test run that is killed leaves no node behind.
       const tie = Bun.which('setpriv') ? ['setpriv', '--pdeathsig', 'KILL', '--'] : []
       // A shell appends to one file over all starts, and lets the node have as many connections as the system allows.
@@ -98,9 +106,11 @@ export async function createNode(options: { readonly env?: Readonly<Record<strin
         throw new Error(`${error instanceof Error ? error.message : String(error)}\n${await output()}`)
       }
     },
+    exitCode: () => supervisor?.exitCode ?? undefined,
     supervisorPid: () => alive().pid,
     workerPids: () => childrenOf(alive().pid),
     kill,
+    ended: () => alive().exited,
     async stop(withinMs = 30_000) {
       const child = alive()
       child.kill('SIGTERM')

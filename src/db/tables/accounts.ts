@@ -1,6 +1,13 @@
 /** Users, API keys, sessions, one-time login state, set-up and redemption codes: names and types are New API's. */
 import type { Kit } from '../kit.ts'
 
+/** Requests and tokens per minute, calls at once; 0 or NULL = no limit. Ours: New API's rows get the default. */
+const limitColumns = (k: Kit) => ({
+  rpmLimit: k.bigint('rpm_limit').default(0),
+  tpmLimit: k.bigint('tpm_limit').default(0),
+  concurrencyLimit: k.bigint('concurrency_limit').default(0),
+})
+
 export const defineAccountTables = (k: Kit) => ({
   users: k.table(
     'users',
@@ -43,6 +50,7 @@ export const defineAccountTables = (k: Kit) => ({
       /** Unix seconds */
       lastLoginAt: k.bigint('last_login_at').default(0),
       authVersion: k.bigint('auth_version').notNull().default(1),
+      ...limitColumns(k),
     },
     (t) => [
       k.index('idx_users_username').on(t.username),
@@ -92,6 +100,7 @@ export const defineAccountTables = (k: Kit) => ({
       /** JSON array of group names */
       autoGroups: k.text('auto_groups'),
       deletedAt: k.datetime3('deleted_at'),
+      ...limitColumns(k),
     },
     (t) => [
       k.index('idx_tokens_user_id').on(t.userId),

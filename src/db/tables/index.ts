@@ -31,6 +31,7 @@ export const OWN_TABLES: ReadonlySet<TableName> = new Set<TableName>([
   'clusterInstances',
   'topicVersions',
   'leases',
+  'channelBreakers',
   'schemaSteps',
   'clusterMeta',
 ])

@@ -128,6 +128,29 @@ export const defineOwnTables = (k: Kit) => ({
     lastError: k.varchar('last_error', 512).notNull().default(''),
   }),
 
+  /** Channels, and keys of channels with several, that calls keep away from for a while; judged by the database's time. */
+  channelBreakers: k.table(
+    'channel_breakers',
+    {
+      /** `<channel id>`, or `<channel id>:<index of the key>` */
+      subject: k.varchar('subject', 64).primaryKey(),
+      channelId: k.bigint('channel_id').notNull(),
+      /** `open` or `closed` */
+      state: k.varchar('state', 16).notNull(),
+      /** rises with each change of the state */
+      version: k.bigint('version').notNull().default(0),
+      /** how often it opened in a row: each time for longer */
+      level: k.bigint('level').notNull().default(0),
+      /** no call before this */
+      untilMs: k.bigint('until_ms').notNull().default(0),
+      changedAtMs: k.bigint('changed_at_ms').notNull().default(0),
+      /** who may try one call, and until when the others wait for the outcome */
+      probeBy: k.varchar('probe_by', 64).notNull().default(''),
+      probeUntilMs: k.bigint('probe_until_ms').notNull().default(0),
+    },
+    (t) => [k.index('idx_channel_breakers_channel_id').on(t.channelId)],
+  ),
+
   /** Numbered data steps of the schema sync that are done. */
   schemaSteps: k.table('schema_steps', {
     step: k.bigint('step').primaryKey(),

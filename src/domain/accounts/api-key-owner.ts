@@ -2,6 +2,7 @@
 import { and, eq, isNull, type SQL } from 'drizzle-orm'
 import type { Db } from '../../db/index.ts'
 import { type CidrSet, parseCidrs } from '../../lib/ip.ts'
+import { type Bounds, boundsOf } from '../limits/index.ts'
 import { parseUserSetting } from './user-setting.ts'
 
 /** Values of `tokens.status`. */
@@ -29,6 +30,8 @@ export interface KeyOwner {
   readonly userGroup: string
   readonly acceptsUnpriced: boolean
   readonly recordsIp: boolean
+  readonly keyBounds: Bounds
+  readonly userBounds: Bounds
 }
 
 /** @returns undeleted keys of undeleted users; `key` is for an exact comparison, since a collation may find too much */
@@ -48,6 +51,12 @@ export async function readKeyOwners(db: Db, where: SQL): Promise<{ readonly key:
       group: tokens.group,
       autoGroups: tokens.autoGroups,
       crossGroupRetry: tokens.crossGroupRetry,
+      rpmLimit: tokens.rpmLimit,
+      tpmLimit: tokens.tpmLimit,
+      concurrencyLimit: tokens.concurrencyLimit,
+      userRpmLimit: users.rpmLimit,
+      userTpmLimit: users.tpmLimit,
+      userConcurrencyLimit: users.concurrencyLimit,
       userId: users.id,
       username: users.username,
       role: users.role,
@@ -80,6 +89,12 @@ export async function readKeyOwners(db: Db, where: SQL): Promise<{ readonly key:
         userGroup: row.userGroup ?? '',
         acceptsUnpriced: setting.accept_unset_model_ratio_model === true,
         recordsIp: setting.record_ip_log === true,
+        keyBounds: boundsOf(row),
+        userBounds: boundsOf({
+          rpmLimit: row.userRpmLimit,
+          tpmLimit: row.userTpmLimit,
+          concurrencyLimit: row.userConcurrencyLimit,
+        }),
       },
     }
   })

@@ -10,6 +10,7 @@ import type { Clock } from '../../lib/clock.ts'
 import { parseCidrs } from '../../lib/ip.ts'
 import type { State, Topics } from '../../state/index.ts'
 import { creditBalance, dropAllotments, quotaChanged, setBalance } from '../billing/index.ts'
+import { type LimitInput, limitColumns, limitView } from '../limits/index.ts'
 import { autoGroups, type Options, selectableGroups } from '../options/index.ts'
 import { KEY_STATUS, parseGroupList, splitIps } from './api-key-owner.ts'
 import { isExpired } from './authenticate.ts'
@@ -25,7 +26,7 @@ export interface ApiKeysDeps {
 }
 
 /** What an owner may set; an absent field keeps what is stored, or takes the default of a new key. */
-export interface ApiKeyInput {
+export interface ApiKeyInput extends LimitInput {
   readonly name?: string
   /** Unix seconds; −1 or 0: never. */
   readonly expiredTime?: number
@@ -118,6 +119,7 @@ export function createApiKeys(deps: ApiKeysDeps) {
       }),
       ...(input.allowIps !== undefined && { allowIps: checkIps(input.allowIps) }),
       ...(group !== undefined && { group }),
+      ...limitColumns(input),
       crossGroupRetry: isAuto ? input.crossGroupRetry : false,
       autoGroups: !isAuto
         ? ''
@@ -363,6 +365,7 @@ const keyView = (row: KeyRow, money: KeyMoney | undefined, nowMs: number) => ({
   cross_group_retry: row.crossGroupRetry ?? false,
   DeletedAt: null,
   auto_groups: parseGroupList(row.autoGroups) ?? null,
+  ...limitView(row),
 })
 export type KeyView = ReturnType<typeof keyView>
 

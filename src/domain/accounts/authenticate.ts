@@ -10,6 +10,7 @@ import { GatewayError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import type { Topics } from '../../state/index.ts'
+import { type Limits, limitsOf } from '../limits/index.ts'
 import { autoGroups, type Options, usableGroups } from '../options/index.ts'
 import { ROLE, USER_STATUS } from './actor.ts'
 import { KEY_STATUS, type KeyOwner, readKeyOwners } from './api-key-owner.ts'
@@ -35,6 +36,8 @@ export interface Caller {
   readonly acceptsUnpriced: boolean
   readonly recordsIp: boolean
   readonly forcedChannelId: number | undefined
+  /** What bounds its calls; undefined: nothing. */
+  readonly limits: Limits | undefined
   /** Normalised. */
   readonly ip: string
 }
@@ -50,6 +53,14 @@ export interface AuthenticatorDeps {
   /** How much longer it may serve while the database is gone, ms. */
   readonly leaseMs: number
   readonly maxEntries?: number
+}
+
+/** What the options make of a key. */
+interface Rights {
+  /** The options it was worked out with. */
+  readonly state: unknown
+  readonly groups: readonly string[]
+  readonly limits: Limits | undefined
 }
 
 interface Entry {
@@ -70,7 +81,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   const secret = randomBytes(32)
   const entries = new Map<string, Entry>()
   const loads = new Map<string, { readonly generation: number; readonly owner: Promise<KeyOwner | undefined> }>()
-  const groupsOf = new WeakMap<KeyOwner, { readonly state: unknown; readonly groups: readonly string[] }>()
+  const rightsOf = new WeakMap<KeyOwner, Rights>()
   let generation = 0
   let reloading: Promise<void> | undefined
 
@@ -155,13 +166,13 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   }
   const unwatch = [deps.topics.watch('api-keys', reload), deps.topics.watch('users', reload)]
 
-  const groups = (owner: KeyOwner): readonly string[] => {
+  const rights = (owner: KeyOwner): Rights => {
     const state = options.state()
-    const known = groupsOf.get(owner)
-    if (known?.state === state) return known.groups
-    const resolved = resolveGroups(options, owner)
-    groupsOf.set(owner, { state, groups: resolved })
-    return resolved
+    const known = rightsOf.get(owner)
+    if (known?.state === state) return known
+    const fresh = { state, groups: resolveGroups(options, owner), limits: limitsOf(options, owner) }
+    rightsOf.set(owner, fresh)
+    return fresh
   }
 
   /** The key behind a credential, unless it is unknown or disabled. */
@@ -189,6 +200,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
       if (isExpired(owner, clock.now())) throw new GatewayError('invalid_api_key')
       if (owner.allowedIps && !owner.allowedIps.has(ip)) throw denied('This address may not use the API key')
       if (owner.userStatus !== USER_STATUS.enabled) throw denied('The user is disabled')
+      const { groups, limits } = rights(owner)
       return {
         userId: owner.userId,
         username: owner.username,
@@ -197,7 +209,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
         apiKeyId: owner.apiKeyId,
         apiKeyName: owner.apiKeyName,
         tokenGroup: owner.tokenGroup,
-        groups: groups(owner),
+        groups,
         isAuto: owner.tokenGroup === 'auto',
         crossGroupRetry: owner.crossGroupRetry,
         isUnlimitedKey: owner.isUnlimited,
@@ -205,6 +217,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
         acceptsUnpriced: owner.acceptsUnpriced,
         recordsIp: owner.recordsIp,
         forcedChannelId: forcedChannel(owner, channel),
+        limits,
         ip,
       }
     },

@@ -1,4 +1,5 @@
 /** How a user is shown: to administrators, and to the user. The password hash and every token stay out of both. */
+import { limitView } from '../limits/index.ts'
 import { channelPermissions, ROLE } from './actor.ts'
 import type { UserRow } from './user-rules.ts'
 import { parseUserSetting } from './user-setting.ts'
@@ -28,6 +29,7 @@ const common = (user: UserRow, quota: number) => ({
   inviter_id: user.inviterId ?? 0,
   setting: user.setting ?? '',
   stripe_customer: user.stripeCustomer ?? '',
+  ...limitView(user),
 })
 
 /** What administrators see. */

@@ -8,6 +8,7 @@ import { GatewayError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { State, Topics } from '../../state/index.ts'
 import { creditBalance, creditLog, dropAllotments, quotaChanged, readBalances, setBalance } from '../billing/index.ts'
+import { type LimitInput, limitColumns } from '../limits/index.ts'
 import type { Options } from '../options/index.ts'
 import { type Actor, mayManage, ROLE, USER_STATUS } from './actor.ts'
 import { containsPattern } from './search.ts'
@@ -45,7 +46,7 @@ export interface UserQuery {
   readonly limit: number
 }
 
-export interface UserEdit {
+export interface UserEdit extends LimitInput {
   readonly id: number
   readonly username?: string
   readonly displayName?: string
@@ -243,6 +244,7 @@ export function createUsers(deps: UsersDeps) {
             ...(edit.group ? { group: edit.group.slice(0, MAX_GROUP) } : {}),
             ...(edit.remark !== undefined && { remark: edit.remark.slice(0, MAX_REMARK) }),
             ...(password && { password }),
+            ...limitColumns(edit),
           }
           if (Object.keys(set).length === 0) return false
           await tx.update(users).set(set).where(eq(users.id, edit.id))

@@ -272,6 +272,23 @@ export function createAllotments(deps: {
     return { done: new Set([...kept, ...dropped].map((item) => item.account)) }
   }
 
+  /** @returns quota units that went back */
+  const returnIn = async (tx: Db, instanceId: string, accounts: readonly AccountKey[]): Promise<number> => {
+    const balances = await lockBalances(tx, accounts)
+    const isThese = ofInstance(instanceId, accounts)
+    const parts = await tx.lock(
+      tx
+        .select({ account: rows.account, amount: rows.amount })
+        .from(rows)
+        .where(isThese)
+        .orderBy(asc(rows.account)),
+    )
+    const amounts = new Map(parts.map((row) => [row.account, quotaOf(row.amount)]))
+    await addToBalances(tx, balances, amounts, onSaturated)
+    await tx.delete(rows).where(isThese)
+    return parts.reduce((sum, row) => clampQuota(sum + quotaOf(row.amount)), 0)
+  }
+
   return {
     /**
      * Moves money from the balance to the instance, or asks the others for theirs, or proves that there is none.
@@ -340,32 +357,14 @@ export function createAllotments(deps: {
           .orderBy(asc(rows.account))
           .limit(CHUNK)
         if (some.length === 0) return total
-        total = clampQuota(
-          total +
-            (await db.transaction(async (tx) => {
-              const balances = await lockBalances(
-                tx,
-                some.map((row) => row.account),
-              )
-              const isThese = ofInstance(
-                instanceId,
-                some.map((row) => row.account),
-              )
-              const parts = await tx.lock(
-                tx
-                  .select({ account: rows.account, amount: rows.amount })
-                  .from(rows)
-                  .where(isThese)
-                  .orderBy(asc(rows.account)),
-              )
-              const amounts = new Map(parts.map((row) => [row.account, quotaOf(row.amount)]))
-              await addToBalances(tx, balances, amounts, onSaturated)
-              await tx.delete(rows).where(isThese)
-              return parts.reduce((sum, row) => clampQuota(sum + quotaOf(row.amount)), 0)
-            })),
-        )
+        const accounts = some.map((row) => row.account)
+        total = clampQuota(total + (await db.transaction((tx) => returnIn(tx, instanceId, accounts))))
       }
     },
+
+    /** Returns one row of an instance that has ended; also while it still flushes. @returns quota units; 0: it is gone */
+    returnOne: (instanceId: string, account: AccountKey): Promise<number> =>
+      db.transaction((tx) => returnIn(tx, instanceId, [account])),
 
     /** Ids of all instances that have rows. */
     async holders(): Promise<readonly string[]> {

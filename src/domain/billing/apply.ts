@@ -136,15 +136,27 @@ export function applyLog(
   }, DEADLINE)
 }
 
-/** @returns where the database is with an instance's charges */
-export async function readMark(db: Db, instanceId: string, part: Part): Promise<Mark> {
+/** @returns where the database is with the charges of instances; those of which it has none are missing */
+export async function readMarks(db: Db, ids: readonly string[], part: Part): Promise<ReadonlyMap<string, Mark>> {
   const { ledgerApplied } = db.tables
-  const [row] = await db
-    .select({ seq: ledgerApplied.seq, last: ledgerApplied.last })
+  if (ids.length === 0) return new Map()
+  const rows = await db
+    .select({ id: ledgerApplied.instanceId, seq: ledgerApplied.seq, last: ledgerApplied.last })
     .from(ledgerApplied)
-    .where(and(eq(ledgerApplied.instanceId, instanceId), eq(ledgerApplied.part, part)))
-  return row ?? { seq: 0, last: '' }
+    .where(and(inArray(ledgerApplied.instanceId, [...ids]), eq(ledgerApplied.part, part)))
+  return new Map(rows.map(({ id, seq, last }) => [id, { seq, last }]))
 }
+
+/**
+ * The same, for certain: by a write, which a server of a cluster that lags behind the others does not get committed.
+ * Before anything is concluded from a database that seems to have gone back.
+ */
+export const confirmMark = (db: Db, clock: Clock, instanceId: string, part: Part): Promise<Mark> =>
+  db.transaction(async (tx) => {
+    const { isThere, ...at } = await lockMark(tx, instanceId, part)
+    await advance(tx, clock, { instanceId, from: at, to: at, charges: [] }, part, isThere)
+    return at
+  })
 
 /** Says that the database is where we know it to be, after it has forgotten (a new log database). */
 export const restoreMark = (db: Db, clock: Clock, instanceId: string, part: Part, mark: Mark): Promise<void> =>

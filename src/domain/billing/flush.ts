@@ -12,8 +12,9 @@ import {
   applyLog,
   applyMain,
   type Batch,
+  confirmMark,
   type Refusal,
-  readMark,
+  readMarks,
   restoreMark,
 } from './apply.ts'
 import { asciiText, basicPlaneText, type Charge, decodeCharge } from './charge.ts'
@@ -45,6 +46,8 @@ export interface FlushEvents {
   appliedUnseen(instanceId: string, charged: ReadonlyMap<AccountKey, number>): void
   /** Nobody knows yet whether charges of these accounts were applied. */
   unknown(instanceId: string, accounts: Iterable<AccountKey>): void
+  /** A database has gone back to what it was: these are to be applied again. The other instances may not know of it yet. */
+  wentBack(instanceId: string, part: Part, charged: ReadonlyMap<AccountKey, number>): void
   /** The database does not fit this outbox; what was unapplied has been set aside. The instance must not go on. */
   misfit(instanceId: string): Promise<void>
 }
@@ -57,6 +60,12 @@ export interface Flush {
   /** Flushes until all of an outbox, or all of all, is applied in the main database. @returns false: not all, later again */
   main(outbox?: Outbox): Promise<boolean>
   log(outbox?: Outbox): Promise<boolean>
+  /**
+   * Looks where a database is with all instances of an outbox; where it is elsewhere, the next flush goes on from there.
+   * @returns by instance the number of the last charge that it was just seen to have, of those we know to be applied
+   * @throws DbError
+   */
+  look(part: Part, outbox: Outbox): Promise<ReadonlyMap<string, number>>
   /** Runs `work` when no transaction of a main flush is under way. */
   between<T>(work: () => Promise<T>): Promise<T>
   quarantined(): number
@@ -130,18 +139,17 @@ export function createFlush(deps: {
   }
 
   const misfits = new Set<string>()
+  const dbOf = (part: Part): Db => (part === 'main' ? db : logDb)
+
   /** The database is not where the outbox left it: finds out why, and goes on from there or not at all. */
   const reconcile = async (part: Part, outbox: Outbox, instanceId: string, at: Mark): Promise<void> => {
     const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
-    if (!tenure) return
+    if (!tenure || isAt(at, tenure[part])) return
     const mark = tenure[part]
-    if (at.seq === mark.seq && at.last === mark.last) return
     const last = outbox.lastSeq(instanceId)
     if (at.seq > mark.seq && at.seq <= last) {
-      const applied = outbox.read(instanceId, mark.seq, at.seq - mark.seq)
-      const final = applied.at(-1)
-      const charges = applied.map((entry) => decode(instanceId, entry).charge)
-      if (final?.seq === at.seq && charges.at(-1)?.requestId === at.last) {
+      const charges = chargesOf(outbox, instanceId, mark.seq, at.seq)
+      if (charges.length === at.seq - mark.seq && charges.at(-1)?.requestId === at.last) {
         // Our own commit, whose answer never came.
         if (part === 'main') events.appliedUnseen(instanceId, sumAccounts(charges))
         return outbox.mark(instanceId, part, at)
@@ -157,11 +165,45 @@ export function createFlush(deps: {
       })
       return outbox.mark(instanceId, part, { seq: last, last: '' })
     }
-    if (part === 'log' && at.seq < mark.seq) {
-      log.error('the log database has lost log rows, or is a new one: going on from here', { instanceId, mark, at })
-      return restoreMark(logDb, clock, instanceId, part, mark)
-    }
+    if (at.seq < mark.seq) return goBack(part, outbox, tenure)
     misfits.add(instanceId)
+  }
+
+  /** A replica was promoted, or the log database is a new one: what is still kept is applied again. */
+  const goBack = async (part: Part, outbox: Outbox, tenure: Tenure): Promise<void> => {
+    const { instanceId } = tenure
+    const mark = tenure[part]
+    const at = await confirmMark(dbOf(part), clock, instanceId, part)
+    // Another server of the cluster was asked, which was behind.
+    if (at.seq >= mark.seq) return isAt(at, mark) ? undefined : reconcile(part, outbox, instanceId, at)
+    const first = outbox.firstKept(instanceId)
+    const [named] = at.seq >= first ? chargesOf(outbox, instanceId, at.seq - 1, at.seq) : []
+    if (named && named.requestId !== at.last) return void misfits.add(instanceId)
+    if (at.seq + 1 >= first) {
+      const charges = chargesOf(outbox, instanceId, at.seq, mark.seq)
+      log.error('a database has gone back: what it lost is applied again', {
+        part,
+        instanceId,
+        mark,
+        at,
+        count: charges.length,
+      })
+      outbox.mark(instanceId, part, at)
+      // Ids of rows that are remembered may be those of others by now.
+      if (part === 'main') usageRows.forget()
+      return events.wentBack(instanceId, part, part === 'main' ? sumAccounts(charges) : new Map())
+    }
+    if (part === 'main') return void misfits.add(instanceId)
+    const from = { seq: Math.min(first - 1, mark.seq), last: first - 1 < mark.seq ? '' : mark.last }
+    log.error('the log database has lost log rows that are no longer kept: going on from the first that is', {
+      instanceId,
+      mark,
+      at,
+      from,
+    })
+    await restoreMark(logDb, clock, instanceId, part, from)
+    outbox.mark(instanceId, part, from)
+    events.wentBack(instanceId, part, new Map())
   }
 
   const setMisfitAside = async (outbox: Outbox, part: Part, instanceId: string): Promise<void> => {
@@ -231,22 +273,22 @@ export function createFlush(deps: {
     })
   }
 
-  const looked: Record<Part, Set<string>> = { main: new Set(), log: new Set() }
-  /** Is the database where an earlier life left it? Asked once, also when nothing waits: else nobody would hear of a loss. */
-  const lookOnce = async (part: Part, outbox: Outbox, instanceId: string): Promise<void> => {
-    const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
-    if (!tenure || looked[part].has(instanceId)) return
-    // What was set aside has no charge that could be compared.
-    if (tenure !== outbox.current() && tenure[part].last !== '') {
-      const at = await readMark(part === 'main' ? db : logDb, instanceId, part)
-      const isThere = at.seq === tenure[part].seq && at.last === tenure[part].last
-      if (!isThere) await reconcile(part, outbox, instanceId, at)
+  /** Is the database where we left it? Asked also when nothing waits: else nobody would hear of a loss. */
+  const lookAt = async (part: Part, outbox: Outbox): Promise<ReadonlyMap<string, number>> => {
+    const tenures = outbox.tenures()
+    const ids = tenures.map(({ instanceId }) => instanceId)
+    const marks = await readMarks(dbOf(part), ids, part)
+    const seen = new Map<string, number>()
+    for (const { instanceId, [part]: mark } of tenures) {
+      const at = marks.get(instanceId) ?? { seq: 0, last: '' }
+      // What was set aside, or is of an older copy, has no charge that could be compared.
+      if (!isAt(at, mark) && (mark.last !== '' || mark.seq === 0)) await reconcile(part, outbox, instanceId, at)
+      else seen.set(instanceId, mark.seq)
     }
-    looked[part].add(instanceId)
+    return seen
   }
 
   const flushTenure = async (part: Part, outbox: Outbox, instanceId: string): Promise<void> => {
-    await lookOnce(part, outbox, instanceId)
     for (;;) {
       const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
       if (!tenure) return
@@ -316,6 +358,8 @@ export function createFlush(deps: {
     }
     return {
       pass,
+      look: (outbox: Outbox) =>
+        passes.run(() => (part === 'main' ? transactions.run(() => lookAt(part, outbox)) : lookAt(part, outbox))),
       soon,
       kick,
       async stop(): Promise<void> {
@@ -335,6 +379,7 @@ export function createFlush(deps: {
     },
     main: (outbox) => parts.main.pass(outbox),
     log: (outbox) => parts.log.pass(outbox),
+    look: (part, outbox) => parts[part].look(outbox),
     between: (work) => transactions.run(work),
     quarantined: () => quarantined,
     async stop() {
@@ -342,6 +387,13 @@ export function createFlush(deps: {
     },
   }
 }
+
+/** Is the database where the outbox left it? A mark that names no charge is met by its number alone. */
+const isAt = (at: Mark, mark: Mark): boolean => at.seq === mark.seq && (mark.last === '' || at.last === mark.last)
+
+/** The charges after number `after`, up to number `to`, as far as they are kept. */
+const chargesOf = (outbox: Outbox, instanceId: string, after: number, to: number): readonly Charge[] =>
+  outbox.read(instanceId, after, to - after).map((entry) => decode(instanceId, entry).charge)
 
 /** @returns for a charge that cannot be read one that costs nothing, and the reason */
 function decode(instanceId: string, entry: JournalledEntry): { readonly charge: Charge; readonly unreadable?: string } {

@@ -27,9 +27,11 @@ export function createHolds(deps: {
   /** Writes a charge down and counts it against its accounts. @throws GatewayError: then it never was */
   readonly journal: (keys: readonly AccountKey[], quota: number, record: CallRecord) => Promise<void>
   readonly isWritable: () => boolean
+  /** Nothing is set aside without a lease. */
+  readonly isLeased: () => boolean
   readonly clock: Clock
 }) {
-  const { accountOf, supply, journal, isWritable, clock } = deps
+  const { accountOf, supply, journal, isWritable, isLeased, clock } = deps
   let open = 0
   let onLastEnd: (() => void) | undefined
 
@@ -62,6 +64,7 @@ export function createHolds(deps: {
 
   /** The same without a wait: succeeds only from what is allotted here. */
   const reserveNow = (keys: readonly AccountKey[], amount: number): boolean => {
+    if (!isLeased()) return false
     for (let i = 0; i < keys.length; i++) {
       const account = accountOf(keys[i]!)
       if (account && account.waiters.length === 0 && tryHold(account, amount)) continue

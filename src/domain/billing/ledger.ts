@@ -8,16 +8,16 @@ import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import { createLoop, type Loop } from '../../lib/loop.ts'
 import type { State } from '../../state/index.ts'
-import { createInstances, type InstanceInfo } from '../cluster/index.ts'
+import { createInstances, createWatch, type InstanceInfo } from '../cluster/index.ts'
 import { type Account, addCharge, createAccount } from './account.ts'
 import { createAllotments } from './allotments.ts'
 import { QUOTA_CHANGED } from './balances.ts'
-import { type CallRecord, encodeCharge } from './charge.ts'
+import { type CallRecord, decodeCharge, encodeCharge } from './charge.ts'
 import { createFlush } from './flush.ts'
 import { createHolds } from './holds.ts'
 import { createIdlePass } from './idle.ts'
 import type { AccountKey } from './kinds.ts'
-import type { OutboxSync } from './outbox.ts'
+import type { Outbox, OutboxSync } from './outbox.ts'
 import { createOutboxes } from './outboxes.ts'
 import {
   type AnswerMessage,
@@ -27,28 +27,39 @@ import {
   type RecallMessage,
   type Tenancy,
 } from './supply.ts'
+import { createSweep } from './sweep.ts'
 import { createTenure } from './tenure.ts'
 import type { Ledger } from './types.ts'
 
 /** How often own rows are looked through for recalls, while there are any, ms. */
 const RECALL_POLL_MS = 250
 const CHECKPOINT_MS = 1_000
+const KEEP_BYTES = 1024 * 1024 * 1024
 
 export interface LedgerOptions {
   readonly db: Db
   /** where log rows go; `db` itself unless there is a log database */
   readonly logDb: Db
+  /** connections for the heartbeat alone: what keeps the others busy must not cost the lease; `db` if not given */
+  readonly heartbeatDb?: Db
   readonly bus: State
   readonly log: Log
   readonly clock: Clock
   readonly dataDir: string
   readonly instance: InstanceInfo
-  /** L: heartbeat L/3, idle pass L/9, a row at 0 is kept L, orphans are looked for each 2L/3 */
+  /**
+   * L, one per cluster: heartbeat L/3, silence 2L, idle pass and watch L/9, a row at 0 is kept L, orphans are looked for and
+   * the databases looked at each 2L/3, applied charges are kept 10L
+   */
   readonly leaseMs: number
+  /** Charges that are applied leave sooner if an outbox is larger than this, bytes; 1 GiB if not given */
+  readonly keepBytes?: number
   readonly sync: OutboxSync
   readonly flush: { readonly isBatch: boolean; readonly intervalMs: number }
-  /** This node alone has the database (SQLite). */
+  /** This node alone has the database (SQLite): no lease, no sweeper, and nothing is kept that is applied. */
   readonly isSingleNode: boolean
+  /** An instance was silent for two leases: people want to know. */
+  readonly alert?: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
   /** Are consumed calls written to the log; option LogConsumeEnabled */
   readonly isLogged: () => boolean
   /** Is hourly usage kept; option DataExportEnabled */
@@ -78,6 +89,7 @@ export function createLedger(options: LedgerOptions): Ledger {
     sync: options.sync,
     log,
     clock,
+    isAlone: options.isSingleNode,
     ...(options.maxOutboxPages === undefined ? {} : { maxPages: options.maxOutboxPages }),
   })
   const flush = createFlush({
@@ -113,6 +125,18 @@ export function createLedger(options: LedgerOptions): Ledger {
           if (account) account.isUnknown = true
         }
       },
+      wentBack(instanceId, part, charged) {
+        // Where one instance's charges are lost, those of the others may be.
+        settling?.wake()
+        if (part === 'log') return
+        if (instanceId === tenure.id())
+          for (const [key, quota] of charged) {
+            const account = accountOf(key)
+            if (account) account.pending += quota
+          }
+        // What the rows have now, nobody knows.
+        for (const account of accounts.values()) account.isUnknown = true
+      },
       misfit: (instanceId) => tenure.misfit(instanceId),
     },
   })
@@ -125,7 +149,7 @@ export function createLedger(options: LedgerOptions): Ledger {
     if (!marked.some(({ outbox }) => outbox.isUnsettled())) return true
     if (!(await db.sync()) || (logDb !== db && !(await logDb.sync()))) return false
     const open = new Set(outboxes.all())
-    for (const { outbox, tenures } of marked) if (open.has(outbox)) outbox.settle(tenures)
+    for (const { outbox, tenures } of marked) if (open.has(outbox)) outbox.settle(tenures, clock.now())
     return true
   }
   const allotments = createAllotments({
@@ -133,12 +157,31 @@ export function createLedger(options: LedgerOptions): Ledger {
     clock,
     onSaturated: (account) => log.error('a balance is at its limit: what is beyond it is lost', { account }),
   })
+  const instances = createInstances({ db, clock })
+  const watch = createWatch({
+    instances,
+    holders: options.isSingleNode ? async () => [] : allotments.holders,
+    clock,
+    gapMs: leaseMs / 3,
+  })
+  const sweep = createSweep({
+    watch,
+    instances,
+    allotments,
+    log,
+    silenceMs: 2 * leaseMs,
+    ...(options.alert && { alert: options.alert }),
+  })
   const tenure = createTenure({
     db,
+    heartbeatDb: options.heartbeatDb ?? db,
     log,
     clock,
+    leaseMs,
+    isAlone: options.isSingleNode,
+    keepBytes: options.keepBytes ?? KEEP_BYTES,
     outboxes,
-    instances: createInstances({ db, clock }),
+    instances,
     allotments,
     flush,
     settle,
@@ -160,7 +203,9 @@ export function createLedger(options: LedgerOptions): Ledger {
   })
   const tenancy: Tenancy = {
     id: tenure.id,
-    instances: tenure.instances,
+    instances: watch.instances,
+    isLeased: tenure.isLeased,
+    regain: tenure.regain,
     ended: tenure.ended,
     appliedSeq: () => tenure.outbox()?.current()?.main.seq ?? 0,
     betweenFlushes: flush.between,
@@ -214,16 +259,20 @@ export function createLedger(options: LedgerOptions): Ledger {
     }
   }
 
-  const holds = createHolds({ accountOf, supply, journal, isWritable, clock })
+  const holds = createHolds({ accountOf, supply, journal, isWritable, isLeased: tenure.isLeased, clock })
 
   const loops: Loop[] = []
+  /** Goes on to the end of a drain: calls in flight may still extend. */
+  let heartbeat: Loop | undefined
+  /** Settles what earlier lives left, again and again. */
+  let settling: Loop | undefined
   const unsubscribes: (() => void)[] = []
-  const every = (name: string, everyMs: number, run: () => unknown): void => {
+  const every = (name: string, everyMs: number, run: () => unknown): Loop => {
     const onError = (error: unknown): void => {
       const isAway = error instanceof DbError && error.kind === 'unavailable'
       log[isAway ? 'debug' : 'error']('a loop of the ledger failed', { loop: name, error })
     }
-    loops.push(createLoop({ everyMs, run, onError }))
+    return createLoop({ everyMs, run, onError })
   }
   const listen = <T>(topic: string, listener: (message: T) => void): void => {
     unsubscribes.push(
@@ -254,14 +303,14 @@ export function createLedger(options: LedgerOptions): Ledger {
       const account = accounts.get(key)
       if (account && number !== undefined) void supply.answer(account, number)
     })
-    every('recall', RECALL_POLL_MS, async () => {
+    const recall = every('recall', RECALL_POLL_MS, async () => {
       if (accounts.size === 0) return
       for (const [key, number] of await allotments.recalled(tenure.id())) {
         const account = accountOf(key)
         if (account) void supply.answer(account, number, true)
       }
     })
-    every('checkpoint', CHECKPOINT_MS, async () => {
+    const checkpoint = every('checkpoint', CHECKPOINT_MS, async () => {
       try {
         await settle()
       } finally {
@@ -270,12 +319,12 @@ export function createLedger(options: LedgerOptions): Ledger {
         for (const each of outboxes.all()) each.checkpoint()
       }
     })
-    every('idle', leaseMs / 9, async () => {
-      await tenure.count()
-      await idlePass()
-    })
-    every('heartbeat', leaseMs / 3, tenure.beat)
-    every('adopt', (leaseMs * 2) / 3, tenure.settleEarlier)
+    const looking = every('watch', leaseMs / 9, watch.read)
+    const idle = every('idle', leaseMs / 9, idlePass)
+    // Looked at more often than it is due: a beat that failed comes again soon.
+    heartbeat = every('heartbeat', leaseMs / 9, tenure.beat)
+    settling = every('adopt', (leaseMs * 2) / 3, tenure.settleEarlier)
+    loops.push(recall, checkpoint, looking, idle, settling)
   }
 
   /** @returns whether `work` came to its end in time, well */
@@ -310,6 +359,7 @@ export function createLedger(options: LedgerOptions): Ledger {
       tenure.outbox()?.onCommitted(flush.kick)
       isOpen = true
       try {
+        await watch.read()
         if (!(await tenure.settleEarlier())) log.warn('not all charges of earlier lives could be flushed yet')
         if (options.isSingleNode) await tenure.returnOthers()
       } catch (error) {
@@ -347,6 +397,7 @@ export function createLedger(options: LedgerOptions): Ledger {
       })
       const current = tenure.outbox()?.current()
       const isFlushed = current !== undefined && current.main.seq >= (tenure.outbox()?.lastSeq(current.instanceId) ?? 0)
+      if (heartbeat) await within(by(0.85), 'heartbeat', heartbeat.stop)
       if (isFlushed && holds.count() === 0) await within(by(0.9), 'return', tenure.leave)
       await within(by(1), 'log rows', () => untilDone(by(1), flush.log))
       await within(by(1), 'stop', flush.stop)
@@ -357,6 +408,11 @@ export function createLedger(options: LedgerOptions): Ledger {
       isOpen = false
       outboxes.close()
     },
+
+    async sweep(signal) {
+      if (isOpen && !options.isSingleNode) await sweep(signal)
+    },
+    liveNodes: watch.nodes,
 
     stats() {
       let allotted = 0
@@ -388,7 +444,28 @@ export function createLedger(options: LedgerOptions): Ledger {
         quarantined: flush.quarantined(),
         setAside: all.reduce((sum, outbox) => sum + outbox.setAsideCount(), 0),
         isWritable: isWritable(),
+        oldestChargeMs: oldestChargeMs(all, clock.now()),
+        outboxBytes: all.reduce((sum, outbox) => sum + outbox.usedBytes(), 0),
+        leaseLeftMs: Math.round(tenure.leaseLeftMs()),
+        liveInstances: watch.instances(),
+        liveNodes: watch.nodes(),
       }
     },
   }
+}
+
+/** By when its call was logged: to the second. */
+function oldestChargeMs(outboxes: readonly Outbox[], nowMs: number): number {
+  let oldestSec = Infinity
+  for (const outbox of outboxes)
+    for (const { instanceId, main, log } of outbox.tenures()) {
+      const [entry] = outbox.read(instanceId, Math.min(main.seq, log.seq), 1)
+      if (!entry) continue
+      try {
+        oldestSec = Math.min(oldestSec, decodeCharge(entry).createdAtSec)
+      } catch {
+        // A charge that cannot be read has no age; the flush tells of it.
+      }
+    }
+  return oldestSec === Infinity ? 0 : Math.max(0, nowMs - oldestSec * 1000)
 }

@@ -32,7 +32,11 @@ export async function deliverCreditLogs(deps: {
     isMutexThere = true
     delivered += await logDb.transaction(async (tx) => {
       const isMutex = and(eq(ledgerApplied.instanceId, MUTEX.instanceId), eq(ledgerApplied.part, MUTEX.part))
-      await tx.lock(tx.select({ seq: ledgerApplied.seq }).from(ledgerApplied).where(isMutex))
+      // Written, not only locked: members of a database cluster compare what two transactions wrote, not what they locked.
+      await tx
+        .update(ledgerApplied)
+        .set({ seq: sql`${ledgerApplied.seq} + 1` })
+        .where(isMutex)
       return insertMissing(
         tx,
         queued.map(({ requestId: creditId, row }) => ({ creditId, row: JSON.parse(row) as CreditLogRow })),

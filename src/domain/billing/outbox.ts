@@ -1,6 +1,7 @@
 /**
  * The local journal of one worker: an SQLite file that holds every charge from the moment a call is settled until the
- * databases have it. Owns the file, its lock and its numbering; knows nothing of what a charge means.
+ * databases have it, and in a cluster for a while longer: a database may go back to what it was before. Owns the file, its
+ * lock and its numbering; knows nothing of what a charge means.
  *
  * Only the connection opened here may open the file: any other open and close of it in this process, by `fs` or `Bun.file`,
  * drops its lock silently (POSIX locks belong to the process, not to the descriptor). `stat` and `rename` are harmless.
@@ -22,6 +23,8 @@ export interface Tenure {
   readonly base: number
   readonly main: Mark
   readonly log: Mark
+  /** From another file than this, of which this is a copy: whoever charges there may live. */
+  readonly isForeign: boolean
 }
 
 /** What is written per charge. Two texts, so that the second goes to its column without being parsed or escaped again. */
@@ -51,6 +54,7 @@ interface TenureRow {
   readonly main_last: string
   readonly log_seq: number
   readonly log_last: string
+  readonly is_foreign: number
 }
 
 /** The second column set aside for charges that fit no database: `part` says which one had not taken them. */
@@ -59,12 +63,22 @@ create table if not exists meta (key text primary key, value text not null) with
 create table if not exists instances (
   instance_id text primary key, base integer not null,
   main_seq integer not null default 0, main_last text not null default '',
-  log_seq integer not null default 0, log_last text not null default '') without rowid;
+  log_seq integer not null default 0, log_last text not null default '',
+  is_foreign integer not null default 0) without rowid;
 create table if not exists charges (id integer primary key, body text not null, other text not null);
 create table if not exists set_aside (
   id integer primary key, instance_id text not null, part text not null, seq integer not null,
   body text not null, other text not null, reason text not null, at_ms integer not null);
+create table if not exists applied (
+  instance_id text not null, seq integer not null, at_ms integer not null,
+  primary key (instance_id, seq)) without rowid;
 `
+/** What the table `instances` of earlier releases lacks. */
+const ADD_FOREIGN = 'alter table instances add column is_foreign integer not null default 0'
+/** Which file this is, as its holder saw it last: key in `meta`. */
+const FILE = 'file'
+/** So many charges are removed at a time: calls have their turn in between. */
+const REMOVE_AT_ONCE = 500
 
 /** Charges kept in memory beside the file, until both databases have them: at most so many, and so much text. */
 const RECENT = 4_096
@@ -75,13 +89,18 @@ const codeOf = (error: unknown): string => (error instanceof SQLiteError ? (erro
 
 /**
  * Opens and locks an outbox, creating it when absent. The lock lives until `close` or the end of the process.
- * @param maxPages a limit to the file's size, for tests of a full disk
+ * @param options.isKept charges that the databases have stay until `remove`
+ * @param options.file names the file itself and the kernel that guards its lock: where it is not as noted before, the
+ * instances in it are of the file that this one is a copy of. Absent: there can be no copy.
+ * @param options.maxPages a limit to the file's size, for tests of a full disk
  * @returns `locked` when another process (or another part of this one) has it; `unreadable` when it is no outbox
  * @throws SQLiteError when the disk is full or not writable
  */
 export function openOutbox(options: {
   readonly path: string
   readonly sync: OutboxSync
+  readonly isKept?: boolean
+  readonly file?: () => string
   readonly maxPages?: number
 }): OpenedOutbox {
   const isNew = !existsSync(options.path)
@@ -105,8 +124,11 @@ export function openOutbox(options: {
       if (check?.quick_check !== 'ok') throw new SyntaxError(`the outbox is damaged: ${check?.quick_check}`)
     }
     db.run(SCHEMA)
+    const columns = db.query<{ name: string }, []>("select name from pragma_table_info('instances')").all()
+    if (!columns.some(({ name }) => name === 'is_foreign')) db.run(ADD_FOREIGN)
+    if (options.file) noteFile(db, options.file())
     if (options.maxPages !== undefined) db.run(`pragma max_page_count=${options.maxPages}`)
-    const outbox = createOutbox(db, options.path)
+    const outbox = createOutbox(db, options.path, options.isKept ?? false)
     outbox.probe()
     return { kind: 'open', outbox }
   } catch (error) {
@@ -118,6 +140,19 @@ export function openOutbox(options: {
   }
 }
 
+/** The lock proves the death of those before us only on the file that they locked. Without a note it is of an earlier release. */
+function noteFile(db: Database, file: string): void {
+  const noted = db.query<{ value: string }, [string]>('select value from meta where key = ?').get(FILE)?.value
+  if (noted === file) return
+  db.transaction(() => {
+    if (noted !== undefined) db.run('update instances set is_foreign = 1')
+    db.query('insert into meta (key, value) values (?, ?) on conflict (key) do update set value = excluded.value').run(
+      FILE,
+      file,
+    )
+  })()
+}
+
 /** Moves an outbox that cannot be read out of the way, with its write-ahead log. @returns its new path */
 export function keepOutboxAside(path: string, atMs: number): string {
   const aside = `${path}.unreadable-${atMs}`
@@ -126,7 +161,7 @@ export function keepOutboxAside(path: string, atMs: number): string {
   return aside
 }
 
-function createOutbox(db: Database, path: string) {
+function createOutbox(db: Database, path: string, isKept: boolean) {
   const insert = db.query<unknown, [number, string, string]>('insert into charges (id, body, other) values (?, ?, ?)')
   const select = db.query<{ id: number; body: string; other: string }, [number, number, number]>(
     'select id, body, other from charges where id > ? and id <= ? order by id limit ?',
@@ -135,6 +170,17 @@ function createOutbox(db: Database, path: string) {
     'update instances set main_seq = ?, main_last = ?, log_seq = ?, log_last = ? where instance_id = ?',
   )
   const removeCharges = db.query<unknown, [number, number]>('delete from charges where id > ? and id <= ?')
+  const noteApplied = db.query<unknown, [string, number, number]>(
+    'insert or ignore into applied (instance_id, seq, at_ms) values (?, ?, ?)',
+  )
+  const unnoteAfter = db.query<unknown, [string, number]>('delete from applied where instance_id = ? and seq > ?')
+  const unnoteUpTo = db.query<unknown, [string, number]>('delete from applied where instance_id = ? and seq <= ?')
+  const selectApplied = db.query<{ seq: number | null }, [string, number]>(
+    'select max(seq) as seq from applied where instance_id = ? and at_ms <= ?',
+  )
+  const selectFirst = db.query<{ id: number | null }, [number, number]>(
+    'select min(id) as id from charges where id > ? and id <= ?',
+  )
   const begin = db.query('begin immediate')
   const commit = db.query('commit')
   const setMeta = db.query<unknown, [string, string]>(
@@ -149,6 +195,7 @@ function createOutbox(db: Database, path: string) {
       base: row.base,
       main: { seq: row.main_seq, last: row.main_last },
       log: { seq: row.log_seq, last: row.log_last },
+      isForeign: row.is_foreign !== 0,
     }))
   const maxId = db.query<{ id: number | null }, []>('select max(id) as id from charges').get()?.id ?? 0
   /** Row id of the last charge written, or that any mark names. */
@@ -237,6 +284,12 @@ function createOutbox(db: Database, path: string) {
     return next ? next.base - 1 : lastId
   }
 
+  /** Number of the first charge of an instance that is still in the file; beyond the last one if there is none. */
+  const firstKept = (tenure: Tenure): number => {
+    const end = endOf(tenure)
+    return (selectFirst.get(tenure.base, end)?.id ?? end + 1) - tenure.base
+  }
+
   return {
     path,
     /** The instances with something in this file, oldest first, the current one included. */
@@ -252,7 +305,7 @@ function createOutbox(db: Database, path: string) {
       })
       lastId = base
       dropRecent(recent.length)
-      current = { instanceId, base, main: { seq: 0, last: '' }, log: { seq: 0, last: '' } }
+      current = { instanceId, base, main: { seq: 0, last: '' }, log: { seq: 0, last: '' }, isForeign: false }
       tenures.push(current)
       // On the disk before the database hears of the instance: after a power cut somebody must know whose rows these are.
       db.run('pragma wal_checkpoint(passive)')
@@ -298,8 +351,8 @@ function createOutbox(db: Database, path: string) {
     },
 
     /**
-     * Notes in memory how far a database has an instance's charges. The file hears of it by `settle`; after a restart that
-     * came before, the database says it.
+     * Notes in memory how far a database has an instance's charges; less than before, where it has gone back. The file hears
+     * of it by `settle`; after a restart that came before, the database says it.
      */
     mark(instanceId: string, part: Part, mark: Mark): void {
       const before = find(instanceId)
@@ -311,17 +364,27 @@ function createOutbox(db: Database, path: string) {
       if (after === current && recent[0] && both >= recent[0].seq) dropRecent(both + 1 - recent[0].seq)
     },
     /**
-     * Writes the marks down and deletes the charges that both databases have: only of what survives a power cut there.
+     * Writes the marks down: only of what survives a power cut in the databases. Charges that both have leave, unless they
+     * are kept; then it is noted since when they were there.
      * @param marked the marks as they were before the databases were synced: `tenures()` of then
      * @throws SQLiteError; it is tried again by the next call
      */
-    settle(marked: readonly Tenure[]): void {
-      const some = marked.filter(({ instanceId }) => unsettled.has(instanceId) && find(instanceId))
+    settle(marked: readonly Tenure[], atMs: number): void {
+      const some = marked.filter(({ instanceId, main, log }) => {
+        const now = find(instanceId)
+        // A database that has gone back meanwhile is no longer where it was.
+        return unsettled.has(instanceId) && now && now.main.seq >= main.seq && now.log.seq >= log.seq
+      })
       if (some.length === 0) return
       transaction(() => {
-        for (const tenure of some) {
-          writeMarks.run(tenure.main.seq, tenure.main.last, tenure.log.seq, tenure.log.last, tenure.instanceId)
-          removeCharges.run(tenure.base, tenure.base + Math.min(tenure.main.seq, tenure.log.seq))
+        for (const { instanceId, base, main, log } of some) {
+          writeMarks.run(main.seq, main.last, log.seq, log.last, instanceId)
+          const both = Math.min(main.seq, log.seq)
+          if (!isKept) removeCharges.run(base, base + both)
+          else {
+            unnoteAfter.run(instanceId, both)
+            if (both > 0) noteApplied.run(instanceId, both, atMs)
+          }
         }
       })
       for (const { instanceId, main, log } of some) {
@@ -329,6 +392,38 @@ function createOutbox(db: Database, path: string) {
         if (now?.main.seq === main.seq && now.log.seq === log.seq) unsettled.delete(instanceId)
       }
     },
+    /** Number of the last charge that both databases have had since `atMs`, as far as is noted; 0: of none is it known. */
+    appliedBy: (instanceId: string, atMs: number): number => selectApplied.get(instanceId, atMs)?.seq ?? 0,
+    firstKept(instanceId: string): number {
+      const tenure = find(instanceId)
+      return tenure ? firstKept(tenure) : 1
+    },
+    /**
+     * Removes some charges that both databases have, the oldest first.
+     * @param upTo number of the last one that may go
+     * @returns how many went; 0: there are none
+     * @throws SQLiteError
+     */
+    remove(instanceId: string, upTo: number): number {
+      const tenure = find(instanceId)
+      if (!tenure) return 0
+      const first = firstKept(tenure)
+      const last = Math.min(upTo, tenure.main.seq, tenure.log.seq, first + REMOVE_AT_ONCE - 1)
+      if (last < first) return 0
+      let count = 0
+      transaction(() => {
+        count = removeCharges.run(tenure.base, tenure.base + last).changes
+        unnoteUpTo.run(instanceId, last)
+      })
+      return count
+    },
+    /** Bytes of the file that are in use. */
+    usedBytes: (): number =>
+      db
+        .query<{ bytes: number }, []>(
+          'select (page_count - freelist_count) * page_size as bytes from pragma_page_count, pragma_freelist_count, pragma_page_size',
+        )
+        .get()?.bytes ?? 0,
     /**
      * Keeps charges that a database does not take where nobody applies them: those after number `after`. `main`: they are
      * neither charged nor logged. `log`: they are charged and not logged. @returns how many
@@ -364,6 +459,7 @@ function createOutbox(db: Database, path: string) {
       const end = endOf(tenure)
       transaction(() => {
         removeCharges.run(tenure.base, end)
+        unnoteAfter.run(instanceId, -1)
         db.query('delete from instances where instance_id = ?').run(instanceId)
       })
       tenures.splice(tenures.indexOf(tenure), 1)

@@ -2,7 +2,7 @@
  * The outboxes in a data directory: takes one for this worker, and adopts those that nobody holds any more (of a worker
  * that ended, or of more workers than there are now). The lock on a file is what says that somebody holds it.
  */
-import { mkdirSync, readdirSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
@@ -15,16 +15,23 @@ export function createOutboxes(deps: {
   readonly sync: OutboxSync
   readonly log: Log
   readonly clock: Clock
+  /** Nobody else has the database: it goes back with this disk or not at all, and a copy of the directory is nobody's. */
+  readonly isAlone?: boolean
   /** a limit to the size of a file, for tests of a full disk */
   readonly maxPages?: number
 }) {
-  const { sync, log, clock, maxPages } = deps
+  const { sync, log, clock, isAlone = false, maxPages } = deps
   const directory = join(deps.dataDir, 'ledger')
   let own: Outbox | undefined
   const adopted = new Map<string, Outbox>()
 
   const open = (path: string): Outbox | undefined => {
-    const options = { path, sync, ...(maxPages === undefined ? {} : { maxPages }) }
+    const options = {
+      path,
+      sync,
+      ...(isAlone ? {} : { isKept: true, file: () => fileOf(path) }),
+      ...(maxPages === undefined ? {} : { maxPages }),
+    }
     const opened = openOutbox(options)
     if (opened.kind === 'open') return opened.outbox
     if (opened.kind === 'locked') return undefined
@@ -97,4 +104,18 @@ export function createOutboxes(deps: {
       own = undefined
     },
   }
+}
+
+const BOOT_ID = '/proc/sys/kernel/random/boot_id'
+
+/** Names a file among all files, and the kernel that guards its locks. Where there is no such name, no two times are alike. */
+function fileOf(path: string): string {
+  const { dev, ino } = statSync(path)
+  let bootId: string
+  try {
+    bootId = readFileSync(BOOT_ID, 'utf8').trim()
+  } catch {
+    bootId = crypto.randomUUID()
+  }
+  return `${dev}:${ino}:${bootId}`
 }

@@ -42,6 +42,10 @@ export interface Tenancy {
   id(): string
   /** instances that share the balances, at least 1 */
   instances(): number
+  /** May it spend what it has? While it may not, nothing is set aside and nothing acquired. */
+  isLeased(): boolean
+  /** Asks the database for the lease. Resolves when there is one, or the instance goes on as another. @throws DbError */
+  regain(): Promise<void>
   /** Resolves when the instance may acquire again: its row is written anew, or another instance goes on. */
   ended(id: string): Promise<void>
   /** Number of the last charge that is known to be applied in the main database. */
@@ -95,10 +99,12 @@ export function createSupply(deps: {
       }),
     )
 
+  const tryLeased = (account: Account, amount: number): boolean => tenancy.isLeased() && tryHold(account, amount)
+
   const serveWaiting = (account: Account): void => {
     for (const waiter of [...account.waiters]) {
       if (waiter.isDone) continue
-      if (!tryHold(account, waiter.amount)) return
+      if (!tryLeased(account, waiter.amount)) return
       waiter.grant()
     }
   }
@@ -111,7 +117,7 @@ export function createSupply(deps: {
 
   const take = (account: Account, waiter: Waiter) =>
     runAlone(account, async (): Promise<TakeAnswer | 'served' | 'stale'> => {
-      if (account.isUnknown) return 'stale'
+      if (account.isUnknown || !tenancy.isLeased()) return 'stale'
       if (tryHold(account, waiter.amount)) {
         waiter.grant()
         return 'served'
@@ -158,6 +164,7 @@ export function createSupply(deps: {
   const serve = async (account: Account, waiter: Waiter): Promise<void> => {
     while (!waiter.isDone) {
       try {
+        if (!tenancy.isLeased()) await tenancy.regain()
         if (account.isUnknown && !(await resync(account))) {
           await pause(account, RETRY_MS)
           continue
@@ -188,7 +195,11 @@ export function createSupply(deps: {
       return
     }
     if (error instanceof InstanceEnded) {
-      await tenancy.ended(error.message)
+      try {
+        await tenancy.ended(error.message)
+      } catch (failure) {
+        return recover(account, waiter, failure)
+      }
       return pause(account, RETRY_MS)
     }
     const kind = error instanceof DbError ? error.kind : 'other'
@@ -236,7 +247,7 @@ export function createSupply(deps: {
       options: { readonly signal?: AbortSignal; readonly isPatient?: boolean; readonly untilMs?: number },
     ): Promise<void> {
       const { signal, isPatient = false, untilMs = clock.monotonic() + WAIT_MS } = options
-      if (account.waiters.length === 0 && tryHold(account, amount)) return Promise.resolve()
+      if (account.waiters.length === 0 && tryLeased(account, amount)) return Promise.resolve()
       if (isRefused(account, amount, clock.monotonic())) return Promise.reject(insufficient(account))
       if (isClosed) return Promise.reject(new GatewayError('shutting_down'))
       if (signal?.aborted) return Promise.reject(new GatewayError('client_closed_request'))

@@ -58,6 +58,15 @@ export interface LedgerStats {
   readonly quarantined: number
   readonly setAside: number
   readonly isWritable: boolean
+  /** Age of the oldest charge that a database does not have yet, ms; 0: there is none */
+  readonly oldestChargeMs: number
+  /** Bytes of the outboxes, charges included that are kept in case a database goes back. */
+  readonly outboxBytes: number
+  /** What is left of the lease, ms; below 0: it is over, and nothing is set aside until the database answers. */
+  readonly leaseLeftMs: number
+  /** Instances that share the balances, this one included, and their distinct nodes. */
+  readonly liveInstances: number
+  readonly liveNodes: number
 }
 
 export interface Ledger {
@@ -78,5 +87,13 @@ export interface Ledger {
   isWritable(): boolean
   /** Flushes, returns everything, ends the instance. What the deadline cuts off is left to the next start. */
   drain(deadlineMs: number): Promise<void>
+  /**
+   * Ends instances that were silent for two leases and returns what ended ones had. For one worker of one master at a time,
+   * but safe on several; to be called each ninth of a lease. Does nothing where one node alone has the database.
+   * @throws DbError, or why `signal` was aborted; what was not done is done by the next call
+   */
+  sweep(signal: AbortSignal): Promise<void>
+  /** Distinct nodes that work, at least 1: from memory, as of the last look at the beats. */
+  liveNodes(): number
   stats(): LedgerStats
 }

@@ -1,5 +1,6 @@
 /** The order in which channels are tried for a model: priority tiers, and within a tier by weight at random. */
 import { GatewayError } from '../../errors.ts'
+import type { ChannelGate } from './breakers.ts'
 import { CHANNEL_STATUS, type Channel } from './channel.ts'
 import { hasUsableKey } from './key-choice.ts'
 import { normaliseModel } from './model-name.ts'
@@ -24,6 +25,8 @@ export interface Candidates {
    * @returns undefined when every candidate was tried
    */
   next(attempt: number, tried: ReadonlySet<number>): Channel | undefined
+  /** One of the best tier, for those who call nobody. */
+  any(): Channel | undefined
   readonly leftOut: readonly LeftOut[]
   readonly isEmpty: boolean
 }
@@ -64,8 +67,13 @@ interface Bucket {
 /**
  * Built once per reload.
  * @param random in [0, 1)
+ * @param gate what the health of channels has to say
  */
-export const createCandidateIndex = (members: readonly Member[], random: () => number): CandidateIndex => {
+export const createCandidateIndex = (
+  members: readonly Member[],
+  random: () => number,
+  gate: ChannelGate = ALL_WELL,
+): CandidateIndex => {
   const channels = members.filter(isChannel)
   const byId = new Map(channels.map((channel) => [channel.id, channel]))
   const byGroup = indexMembers(members)
@@ -86,10 +94,14 @@ export const createCandidateIndex = (members: readonly Member[], random: () => n
       const family = normaliseModel(model)
       const found = exact.tiers.length > 0 || family === model ? exact : resolve(group, family)
       const leftOut = found === exact ? exact.leftOut : [...exact.leftOut, ...found.leftOut]
+      const isQuiet = gate.isQuiet()
       return {
-        leftOut,
+        leftOut: isQuiet ? leftOut : [...leftOut, ...cooling(found.tiers, gate)],
         isEmpty: found.tiers.length === 0,
-        next: (attempt, tried) => nextOf(found.tiers, attempt, tried, random),
+        any: () => found.tiers[0]?.channels[0],
+        next: isQuiet
+          ? (attempt, tried) => nextOf(found.tiers, attempt, tried, random)
+          : pastCooling(found.tiers, random, gate),
       }
     },
     models: (groups) => {
@@ -106,6 +118,50 @@ export const createCandidateIndex = (members: readonly Member[], random: () => n
 }
 
 const NOBODY: Resolved = { tiers: [], leftOut: [] }
+
+const ALL_WELL: ChannelGate = {
+  isQuiet: () => true,
+  isCooling: () => false,
+  enter: () => true,
+  leave: () => {},
+  untilMs: () => 0,
+}
+
+const cooling = (tiers: readonly Tier[], gate: ChannelGate): readonly LeftOut[] =>
+  tiers.flatMap(({ channels }) =>
+    channels
+      .filter((channel) => gate.isCooling(channel))
+      .map((channel) => ({ channelId: channel.id, reason: 'cooling down' })),
+  )
+
+/**
+ * For one call: as `nextOf`, but past channels that cool down. If all of them do, the one that is soonest over is tried
+ * rather than nobody.
+ */
+const pastCooling = (tiers: readonly Tier[], random: () => number, gate: ChannelGate): Candidates['next'] => {
+  let entered: Channel | undefined
+  let hasServed = false
+  return (attempt, tried) => {
+    // A call that asks again has either ended its attempt or never begun it.
+    if (entered) gate.leave(entered)
+    entered = undefined
+    const past = new Set(tried)
+    for (;;) {
+      const channel = nextOf(tiers, attempt, past, random)
+      if (!channel) break
+      if (gate.enter(channel)) {
+        hasServed = true
+        entered = channel
+        return channel
+      }
+      past.add(channel.id)
+    }
+    if (hasServed) return undefined
+    const rest = tiers.flatMap(({ channels }) => channels).filter(({ id }) => !tried.has(id))
+    const [first] = rest
+    return first && rest.reduce((best, channel) => (gate.untilMs(channel) < gate.untilMs(best) ? channel : best), first)
+  }
+}
 
 const isChannel = (member: Member): member is Channel => !('unusableReason' in member)
 
@@ -230,5 +286,6 @@ const forced = (byId: ReadonlyMap<number, Channel>, id: number): Channel => {
 const only = (channel: Channel): Candidates => ({
   leftOut: [],
   isEmpty: false,
+  any: () => channel,
   next: (_attempt, tried) => (tried.has(channel.id) ? undefined : channel),
 })

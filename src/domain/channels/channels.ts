@@ -8,15 +8,18 @@ import { asGatewayError, GatewayError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import { EMPTY_RING, type Keyring } from '../../lib/sealed-text.ts'
+import type { Counters } from '../../lib/shared-counters.ts'
 import type { Fetch } from '../../provider/provider.ts'
-import { createSnapshot, type Topics } from '../../state/index.ts'
+import { createSnapshot, type State, type Topics } from '../../state/index.ts'
 import type { Options } from '../options/index.ts'
+import { BREAKER_TOPIC, forgetBreakers } from './breaker-rows.ts'
+import { type Alert, createBreakers, type Outcome } from './breakers.ts'
 import { type Candidates, type CandidatesQuery, createCandidateIndex } from './candidates.ts'
 import { CHANNEL_STATUS, type Channel, parseChannel, upstreamChannel } from './channel.ts'
 import { readChannelInfo } from './channel-info.ts'
 import { type CopyOptions, type CreateInput, checkKind, checkNew, copyRow, createRows } from './create.ts'
 import { applyHeaderEdits, resolveHeaderOverride } from './header-override.ts'
-import { createHealth, type Failure } from './health.ts'
+import { createHealth } from './health.ts'
 import { type ChosenKey, createKeyChoice } from './key-choice.ts'
 import { readKeys } from './key-text.ts'
 import { createStoredKeys } from './keys-at-rest.ts'
@@ -71,12 +74,12 @@ export interface Channels {
   ready(): Promise<void>
   /** @throws GatewayError when the channel forced by the caller's key is missing or disabled */
   candidates(query: CandidatesQuery): Candidates
-  /** A usable key of the channel; undefined when all its keys are disabled (`channel:no_available_key`). */
+  /** An attempt starts: a usable key of the channel; undefined when all its keys are disabled (`channel:no_available_key`). */
   takeKey(channel: Channel): ChosenKey | undefined
   /** @throws GatewayError `channel:model_mapped_error` on a cycle or an unreadable mapping */
   upstreamModel(channel: Channel, model: string): string
-  /** Tells the channel's health of a failed attempt. Returns at once and never throws. */
-  report(failure: Failure): void
+  /** Tells the channel's health how an attempt ended, once each, and when its answer began. Returns at once and never throws. */
+  report(outcome: Outcome): void
   /** Models that enabled channels serve for any of the groups, sorted. */
   models(groups: readonly string[]): readonly string[]
   /** As `models`, for all groups. */
@@ -126,8 +129,13 @@ export interface Channels {
 export interface ChannelsDeps {
   readonly db: Db
   readonly topics: Topics
+  /** Carries what nodes see of channels; without it each judges by what it sees itself. */
+  readonly bus: Pick<State, 'publish' | 'subscribe'>
   readonly options: Pick<Options, 'get'>
   readonly providers: ProviderList
+  /** Turns of keys, shared by the workers of the node. */
+  readonly turns?: Counters
+  readonly alert?: Alert
   /** Opens and seals keys at rest; without it only plain ones are read. */
   readonly keyring?: Keyring
   readonly log: Log
@@ -145,15 +153,18 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
   const { db, topics, options, providers, log, clock, random } = deps
   const storedKeys = createStoredKeys(deps.keyring ?? EMPTY_RING)
   const load = createLoader({ db, providers, keys: storedKeys, log })
+  const alert: Alert = deps.alert ?? (() => {})
+  const find = (id: number): Channel | undefined => snapshot.get().find(id)
+  const breakers = createBreakers({ db, topics, bus: deps.bus, options, find, alert, log, clock })
   const snapshot = createSnapshot({
     name: 'channels',
     topic: TOPIC,
-    load: async () => createCandidateIndex(await load(), random),
+    load: async () => createCandidateIndex(await load(), random, breakers),
     topics,
     log,
     clock,
   })
-  const keyChoice = createKeyChoice(random)
+  const keyChoice = createKeyChoice(random, deps.turns, breakers)
   const nowSec = (): number => Math.floor(clock.now() / 1000)
   let tester: Tester | undefined
 
@@ -171,13 +182,29 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
   const health = createHealth({
     db,
     options,
-    find: (id) => snapshot.get().find(id),
+    find,
     bump: (tx) => bumpTopic(tx, TOPIC),
     published: () => topics.changed(TOPIC),
     openKey: storedKeys.open,
+    alert,
     log,
     clock,
   })
+
+  /** As `write`, for what a person decides about channels: what was held against them is forgotten. */
+  const writeAnew = async <T>(
+    ids: (tx: Db) => Promise<readonly number[]>,
+    work: (tx: Db, ids: readonly number[]) => Promise<T>,
+    limits?: { readonly deadlineMs: number },
+  ): Promise<T> => {
+    const { done, hasForgotten } = await write(async (tx) => {
+      const concerned = await ids(tx)
+      const done = await work(tx, concerned)
+      return { done, hasForgotten: await forgetBreakers(tx, concerned) }
+    }, limits)
+    if (hasForgotten) await topics.changed(BREAKER_TOPIC)
+    return done
+  }
 
   const removeIds = (ids: readonly number[]): Promise<number> =>
     write(async (tx) => {
@@ -230,14 +257,25 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
   }
 
   return {
-    ready: snapshot.ready,
+    ready: async () => {
+      await snapshot.ready()
+      await breakers.ready()
+    },
     candidates: (query) => snapshot.get().candidates(query),
-    takeKey: keyChoice.take,
+    takeKey: (channel) => {
+      const key = keyChoice.take(channel)
+      if (key) breakers.start(channel.id)
+      return key
+    },
     upstreamModel,
-    report: health.report,
+    report: (outcome) => {
+      breakers.report(outcome)
+      const { error } = outcome
+      if (error) health.report({ ...outcome, error })
+    },
     models: (groups) => snapshot.get().models(groups),
     enabledModels: () => snapshot.get().models(snapshot.get().groups),
-    find: (id) => snapshot.get().find(id),
+    find,
     onChange: snapshot.onChange,
     ageMs: snapshot.ageMs,
 
@@ -252,7 +290,11 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       checkNew(input, providers)
       return write((tx) => createRows(tx, input, storedKeys, nowSec()), BULK)
     },
-    update: (input, given, rights) => write((tx) => updateChannelRow(tx, input, given, rights, providers, storedKeys)),
+    update: (input, given, rights) =>
+      writeAnew(
+        async () => [input.id],
+        (tx) => updateChannelRow(tx, input, given, rights, providers, storedKeys),
+      ),
     copy: (id, copyOptions) => write((tx) => copyRow(tx, id, copyOptions, storedKeys, nowSec())),
     remove: removeIds,
     removeDisabled: async () => {
@@ -261,19 +303,20 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       const rows = await db.select({ id: channels.id }).from(channels).where(inArray(channels.status, disabled))
       return rows.length === 0 ? 0 : removeIds(rows.map(({ id }) => id))
     },
-    setStatus: async (ids, status, reason) =>
-      (await write((tx) => setStatusOf(tx, ids, status, reason, nowSec()), BULK)).length,
+    setStatus: async (ids, status, reason) => {
+      const changed = await writeAnew(
+        async () => ids,
+        (tx) => setStatusOf(tx, ids, status, reason, nowSec()),
+        BULK,
+      )
+      return changed.length
+    },
     setTagStatus: async (tag, status) => {
-      const changed = await write(async (tx) => {
-        const rows = await rowsOfTag(tx, tag)
-        return setStatusOf(
-          tx,
-          rows.map(({ id }) => id),
-          status,
-          'manual batch operation',
-          nowSec(),
-        )
-      }, BULK)
+      const changed = await writeAnew(
+        async (tx) => (await rowsOfTag(tx, tag)).map(({ id }) => id),
+        (tx, ids) => setStatusOf(tx, ids, status, 'manual batch operation', nowSec()),
+        BULK,
+      )
       return changed.length
     },
     setTag: (ids, tag) => write((tx) => setTagOf(tx, ids, tag), BULK),
@@ -287,7 +330,11 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       const models = rows.filter((row) => row.tag === tag).map((row) => row.models ?? '')
       return models.reduce((longest, text) => (text.length > longest.length ? text : longest), '')
     },
-    manageKeys: (id, action) => write((tx) => manageKeys(tx, id, action, storedKeys, nowSec())),
+    manageKeys: (id, action) =>
+      writeAnew(
+        async () => [id],
+        (tx) => manageKeys(tx, id, action, storedKeys, nowSec()),
+      ),
     fix: () => fixAbilities(db, log),
     fetchModels: async (query) => {
       const row = newRow(query)
@@ -308,8 +355,13 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       await noteTest(id, result)
       return result
     },
-    idle: health.idle,
-    close: snapshot.close,
+    idle: async () => {
+      await Promise.all([health.idle(), breakers.idle()])
+    },
+    close: () => {
+      breakers.close()
+      snapshot.close()
+    },
   }
 }
 

@@ -9,6 +9,7 @@ import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import { redactText } from '../../lib/redact.ts'
 import { hasStatus, type Options, parseStatusCodes } from '../options/index.ts'
+import type { Alert } from './breakers.ts'
 import { CHANNEL_STATUS, type Channel } from './channel.ts'
 import { keyStates, readChannelInfo, withKeyStates } from './channel-info.ts'
 import { readKeys } from './key-text.ts'
@@ -32,7 +33,7 @@ const MAX_REASON_LENGTH = 500
 /** Does this error say that the account, not the call, is at fault? */
 export const isAccountFault = (error: GatewayError, options: Pick<Options, 'get'>): boolean => {
   if (error.code.startsWith('channel:')) return true
-  if (!error.retry || error.blame === 'client') return false
+  if (!error.retry || error.blame !== 'upstream') return false
   const codes = parseStatusCodes(options.get('AutomaticDisableStatusCodes')) ?? []
   if (error.upstream !== undefined && hasStatus(codes, error.status)) return true
   const message = (error.upstream?.message ?? error.public).toLowerCase()
@@ -52,10 +53,11 @@ export const createHealth = (deps: {
   readonly published: () => Promise<void>
   /** Opens the stored text of a key. */
   readonly openKey: (stored: string) => string
+  readonly alert: Alert
   readonly log: Log
   readonly clock: Clock
 }): Health => {
-  const { db, options, find, bump, published, openKey, log, clock } = deps
+  const { db, options, find, bump, published, openKey, alert, log, clock } = deps
   /** One at a time per key: a burst of equal failures is one event. */
   const running = new Map<string, Promise<void>>()
 
@@ -74,6 +76,12 @@ export const createHealth = (deps: {
       effect,
       keyIndex,
       reason,
+    })
+    const part = effect === 'key' ? `Key ${keyIndex} of channel` : 'Channel'
+    alert({
+      kind: 'channel-disabled',
+      key: effect === 'key' ? `channel:${channel.id}:${keyIndex}` : `channel:${channel.id}`,
+      text: `${part} ${channel.id} (${channel.name}) was disabled: ${reason}`,
     })
     await published()
   }

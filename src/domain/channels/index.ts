@@ -21,7 +21,7 @@ export {
   resolveHeaderOverride,
 } from './header-override.ts'
 export type { ChosenKey } from './key-choice.ts'
-export { beginKeysAtRest, type KeysState, lockedKeys } from './keys-at-rest.ts'
+export { beginKeysAtRest, type KeysState, lockedKeys, readKeysState } from './keys-at-rest.ts'
 export { type ChannelFilter, type ChannelList, SORT_FIELDS, type SortField } from './list.ts'
 export { mappedStatus } from './mapping.ts'
 export { normaliseModel } from './model-name.ts'

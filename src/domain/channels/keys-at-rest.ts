@@ -41,13 +41,13 @@ export const createStoredKeys = (keyring: Keyring): StoredKeys => ({
   },
 })
 
-export async function readState(db: Db): Promise<KeysState> {
+export async function readKeysState(db: Db): Promise<KeysState> {
   const { clusterMeta } = db.tables
   const [row] = await db.select().from(clusterMeta).where(eq(clusterMeta.key, STATE_KEY))
   return row ? parseState(row.value) : PLAIN
 }
 
-/** As `readState`, and nobody else writes a key until the transaction ends. */
+/** As `readKeysState`, and nobody else writes a key until the transaction ends. */
 export async function lockState(tx: Db): Promise<KeysState> {
   const { clusterMeta } = tx.tables
   const [row] = await tx.lock(tx.select().from(clusterMeta).where(eq(clusterMeta.key, STATE_KEY)))
@@ -77,7 +77,7 @@ export async function beginKeysAtRest(db: Db, keyring: Keyring, isWanted: boolea
 
 /** @returns what of the stored keys the secrets here cannot read, in words for an operator; undefined if nothing */
 export async function lockedKeys(db: Db, keyring: Keyring): Promise<string | undefined> {
-  const state = await readState(db)
+  const state = await readKeysState(db)
   const needed = [...(state.isEncrypted ? [state.with] : []), ...state.also]
   const isLocked = needed.some((id) => !keyring.ids.includes(id))
   return isLocked

@@ -7,7 +7,7 @@ import { eq } from 'drizzle-orm'
 import { bumpTopic, type Db } from '../../db/index.ts'
 import { isSealed, type Keyring, sealedWith } from '../../lib/sealed-text.ts'
 import { CHANNEL_STATUS } from './channel.ts'
-import { type KeysState, lockState, readState, writeState } from './keys-at-rest.ts'
+import { type KeysState, lockState, readKeysState, writeState } from './keys-at-rest.ts'
 import { lockRow, writeStatus } from './rows.ts'
 
 export interface RewriteResult {
@@ -65,7 +65,7 @@ export async function discardUnreadable(db: Db, keyring: Keyring, nowSec: number
 }
 
 export async function reportKeys(db: Db, keyring: Keyring): Promise<KeysReport> {
-  const state = await readState(db)
+  const state = await readKeysState(db)
   const rows = await db.select({ id: db.tables.channels.id, key: db.tables.channels.key }).from(db.tables.channels)
   const sealed = new Map<string, number>()
   for (const { key } of rows) {

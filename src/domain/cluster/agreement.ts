@@ -145,6 +145,8 @@ export function createAgreement(deps: AgreementDeps) {
     signing: (): number => Math.max(0, own.SESSION_SECRET.indexOf(agreed.SESSION_SECRET ?? '')),
     /** What does not fit now: the cluster moved on while this node was frozen or cut off. */
     problem,
+    /** One look at an unfinished roll-out; `follow` repeats it. */
+    advance,
     follow(live: Topics): void {
       topics = live
       unwatch = live.watch(SECRETS_TOPIC, load)

@@ -3,7 +3,9 @@
  * looks compares them. What must not differ is `agreement.ts`.
  */
 import { inArray } from 'drizzle-orm'
-import type { Db } from '../../db/index.ts'
+import type { Config } from '../../config.ts'
+import { type Db, parseDsn } from '../../db/index.ts'
+import { redactAddress } from '../../lib/redact.ts'
 import { WORKING_STATES } from './instances.ts'
 
 /** What an instance tells of itself, for people; addresses without user and password. */
@@ -34,16 +36,45 @@ const NAMES: Readonly<Record<Exclude<keyof NodeSettings, 'clockAheadMs'>, string
 }
 const SKEW_MS = 2_000
 
+/** @param clockAheadMs what this node's clock is ahead of the database's */
+export function nodeSettings(config: Config, clockAheadMs: number): NodeSettings {
+  return {
+    database: addressOf(config.sqlDsn),
+    logDatabase: addressOf(config.logSqlDsn),
+    redis: redactAddress(config.redisConnString),
+    timeZone: config.timeZone || Intl.DateTimeFormat().resolvedOptions().timeZone,
+    frontendBaseUrl: config.frontendBaseUrl,
+    syncFrequencySec: config.syncFrequencySec,
+    clockAheadMs,
+  }
+}
+
+function addressOf(dsn: string): string {
+  const parsed = parseDsn(dsn)
+  return 'host' in parsed ? `${parsed.socketPath ?? `${parsed.host}:${parsed.port}`}/${parsed.database}` : ''
+}
+
 /** What an instance tells in its row, under this name. */
 export const settingsInfo = (settings: NodeSettings): Readonly<Record<string, unknown>> => ({ settings })
 
-/** @returns what the working instances do not have alike, and clocks that are more than two seconds off */
-export async function readDifferences(db: Db): Promise<readonly Difference[]> {
+/** A node that tells nothing yet, since it does not run. */
+export interface Candidate {
+  readonly node: string
+  readonly version: string
+  readonly settings: NodeSettings
+}
+
+/**
+ * @param candidate is compared with the working instances as if it were one of them
+ * @returns what they do not have alike, and clocks that are more than two seconds off
+ */
+export async function readDifferences(db: Db, candidate?: Candidate): Promise<readonly Difference[]> {
   const { clusterInstances: t } = db.tables
   const rows = await db
     .select({ node: t.node, version: t.version, info: t.info })
     .from(t)
     .where(inArray(t.state, [...WORKING_STATES]))
+  if (candidate && rows.length > 0) rows.push({ ...candidate, info: JSON.stringify(settingsInfo(candidate.settings)) })
   const told = rows.flatMap(({ info, node }) => {
     const settings = readSettings(info)
     return settings ? [{ node, settings }] : []

@@ -1,6 +1,20 @@
 /** The nodes as a whole: who is there, and who does what there must be one of. */
 export { type Agreement, type AgreementDeps, createAgreement } from './agreement.ts'
-export { type Difference, type NodeSettings, readDifferences, settingsInfo } from './differences.ts'
+export { pruneInstances } from './clean-up.ts'
+export {
+  createDependencies,
+  type Dependencies,
+  type Dependency,
+  type DependencyState,
+} from './dependencies.ts'
+export {
+  type Candidate,
+  type Difference,
+  type NodeSettings,
+  nodeSettings,
+  readDifferences,
+  settingsInfo,
+} from './differences.ts'
 export {
   type Agreed,
   ALIKE,
@@ -17,6 +31,18 @@ export {
   readSalt,
   secretInfo,
 } from './fingerprints.ts'
-export { createInstances, type InstanceInfo, type InstanceState, type Instances, WORKING_STATES } from './instances.ts'
+export { createHeartbeat, type Heartbeat } from './heartbeat.ts'
+export {
+  createInstances,
+  type InstanceInfo,
+  type InstanceState,
+  type Instances,
+  type SeenInstance,
+  WORKING_STATES,
+} from './instances.ts'
 export { createTakeTurn, type TakeTurn, type Turn, type TurnOutcome, type TurnRequest } from './leases.ts'
+export { createNodeStatus, type NodeLoad, type NodeStatus, type OwnStatus } from './node-status.ts'
+export { createNodeRegistry, type NodeInfo, type NodeRegistry, nodeInfo, type RegisteredNode } from './registry.ts'
 export { type Claim, createSystemTasks, type SystemTask, type SystemTasks, type TaskEnd } from './tasks.ts'
+export { type ClusterView, readClusterView } from './view.ts'
+export { createWatch, type Silent, type Watch } from './watch.ts'

@@ -133,6 +133,7 @@ for (const engine of ENGINES) {
           modelLimitsEnabled: true,
           modelLimits: 'gpt-4o, claude-3',
           crossGroupRetry: true,
+          rpmLimit: 60,
         },
         { setting: '{"record_ip_log":true,"accept_unset_model_ratio_model":true}', role: 10 },
       )
@@ -153,6 +154,17 @@ for (const engine of ENGINES) {
         acceptsUnpriced: true,
         recordsIp: true,
         forcedChannelId: undefined,
+        limits: [
+          [
+            {
+              counts: 'requests',
+              scope: 'API key',
+              key: `limit:rpm:t:${made.id}`,
+              limit: 60,
+              windowMs: 60_000,
+            },
+          ],
+        ],
         ip: IP,
       })
     })

@@ -5,13 +5,14 @@ import { createChannels } from '../../../src/domain/channels/index.ts'
 import { createOptions } from '../../../src/domain/options/index.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { silentLog } from '../../../src/lib/log.ts'
+import { EMPTY_RING } from '../../../src/lib/sealed-text.ts'
 import { createMemoryState, createTopics } from '../../../src/state/index.ts'
 import { providers, seeded } from './support.ts'
 
 export type Node = Awaited<ReturnType<typeof startNode>>
 
 /** One node; two of them on one database share nothing but it. */
-export const startNode = async (db: Db, log = silentLog) => {
+export const startNode = async (db: Db, log = silentLog, keyring = EMPTY_RING) => {
   const state = createMemoryState({ clock: systemClock, log })
   const topics = createTopics({
     state,
@@ -25,8 +26,10 @@ export const startNode = async (db: Db, log = silentLog) => {
   const channels = createChannels({
     db,
     topics,
+    bus: state,
     options,
     providers,
+    keyring,
     log,
     clock: systemClock,
     random: seeded(),

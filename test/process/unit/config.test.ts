@@ -87,10 +87,12 @@ test("environment blocks of New API's cluster guide are taken without a problem"
     REDIS_CONN_POOL_SIZE: '10',
     NODE_TYPE: 'slave',
   })
+  expect(load({ REDIS_POOL_SIZE: '4' }).config.redisPoolSize).toBe(4)
   expect(redis.problems).toEqual([])
   expect(redis.config).toMatchObject({
     redisPassword: 'p',
     redisMasterName: 'mymaster',
+    redisPoolSize: 10,
     nodeType: 'slave',
   })
 })

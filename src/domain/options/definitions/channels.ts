@@ -59,6 +59,18 @@ export const channelOptions = [
     'Upstream statuses after which another channel is tried',
     { check: statusCodes },
   ),
+  flag('channel_health_setting.enabled', true, 'Keep calls away from channels that fail, for a while'),
+  decimalNumber('channel_health_setting.window_seconds', 60, 'Seconds over which the outcomes of a channel are judged'),
+  whole('channel_health_setting.failure_count', 5, 'Fewest failures that take a channel out for a while', {
+    minimum: 1,
+  }),
+  decimalNumber('channel_health_setting.failure_percent', 50, 'Least share of failures that does, in percent'),
+  decimalNumber('channel_health_setting.cool_down_seconds', 10, 'Seconds a failing channel is left alone at least'),
+  decimalNumber(
+    'channel_health_setting.max_cool_down_seconds',
+    300,
+    'Most seconds a channel is left alone that fails again and again',
+  ),
   flag('monitor_setting.auto_test_channel_enabled', false, 'Test channels regularly'),
   decimalNumber('monitor_setting.auto_test_channel_minutes', 10, 'Minutes between channel tests'),
   option({

@@ -1,6 +1,7 @@
 /** All options of the gateway, in the order of the console's pages. */
 import type { OptionDefinition } from '../option.ts'
 import { accountOptions } from './accounts.ts'
+import { alertOptions } from './alerts.ts'
 import { billingOptions } from './billing.ts'
 import { channelOptions } from './channels.ts'
 import { paymentOptions } from './payment.ts'
@@ -14,6 +15,7 @@ const ALL = [
   ...channelOptions,
   ...relayOptions,
   ...paymentOptions,
+  ...alertOptions,
 ] as const
 
 type Definitions = (typeof ALL)[number]

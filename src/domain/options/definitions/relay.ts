@@ -23,6 +23,12 @@ const limitPairs = Type.Record(
   Type.Tuple([Type.Integer({ minimum: 0, maximum: 2147483647 }), Type.Integer({ minimum: 1, maximum: 2147483647 })]),
 )
 
+const bound = Type.Optional(Type.Integer({ minimum: 0, maximum: 2147483647 }))
+const bounds = Type.Record(
+  Type.String(),
+  Type.Object({ rpm: bound, tpm: bound, concurrency: bound }, { additionalProperties: false }),
+)
+
 export const relayOptions = [
   flag('LogConsumeEnabled', true, 'Log every call'),
   flag('ModelRequestRateLimitEnabled', false, 'Limit calls per user'),
@@ -30,6 +36,7 @@ export const relayOptions = [
   whole('ModelRequestRateLimitCount', 0, 'Calls per window; 0 for no limit'),
   whole('ModelRequestRateLimitSuccessCount', 1000, 'Successful calls per window', { minimum: 1 }),
   json('ModelRequestRateLimitGroup', limitPairs, {}, 'Own limits per group: [calls, successful calls]'),
+  json('GroupLimits', bounds, {}, 'All calls of a group together: requests and tokens per minute, calls at once'),
   flag('CheckSensitiveEnabled', true, 'Check for sensitive words'),
   flag('CheckSensitiveOnPromptEnabled', true, 'Check prompts for sensitive words'),
   flag('StopOnSensitiveEnabled', true, 'Refuse calls with sensitive words'),

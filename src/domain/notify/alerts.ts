@@ -1,0 +1,131 @@
+/**
+ * Alerts: what an operator should hear of, to the log, to a webhook and by mail. However many nodes see the same event, it
+ * is told once; it is told again if it is still so after `alert_setting.repeat_minutes`.
+ */
+import { createHmac } from 'node:crypto'
+import { createLeaseRow, type Db } from '../../db/index.ts'
+import type { Clock } from '../../lib/clock.ts'
+import type { Log } from '../../lib/log.ts'
+import type { State } from '../../state/index.ts'
+import type { Options } from '../options/index.ts'
+import type { Mailer } from './mail.ts'
+
+export interface Alert {
+  /** `node-lost`, `no-master`, `outbox-growing`, `dependency-down`, `channel-disabled`, `secret-mismatch`, `job-failed`, `test`. */
+  readonly kind: string
+  /** Whom it concerns, such as a node or a channel: one event of a kind is one key. */
+  readonly key: string
+  /** One sentence for people, without secrets. */
+  readonly text: string
+}
+
+export interface Alerts {
+  /** Returns at once and never throws. */
+  raise(alert: Alert): void
+  /** Resolves when all that was raised has been told, or could not be. */
+  idle(): Promise<void>
+}
+
+/** Pauses before each further try of a webhook or a mail, ms. */
+const RETRIES_MS = [1_000, 5_000]
+const WEBHOOK_TIMEOUT_MS = 10_000
+/** Names of lease rows are no longer. */
+const MAX_NAME = 64
+
+export function createAlerts(deps: {
+  readonly db: Db
+  readonly state: Pick<State, 'take'>
+  readonly options: Pick<Options, 'get'>
+  readonly mailer: Mailer
+  readonly node: string
+  readonly fetch: typeof fetch
+  readonly log: Log
+  readonly clock: Clock
+}): Alerts {
+  const { db, state, options, mailer, node, log, clock } = deps
+  const underWay = new Set<Promise<void>>()
+  /** name → when this process may raise it again (monotonic): most repetitions cost nothing. */
+  const quietUntil = new Map<string, number>()
+
+  /** May this process tell it, of all that have seen it? */
+  const claim = async (name: string, windowMs: number): Promise<boolean> => {
+    try {
+      const holder = crypto.randomUUID()
+      return (await createLeaseRow(db, { name, holder, ttlMs: windowMs }).take()) !== undefined
+    } catch {
+      // Without the database nodes agree over Redis, or each tells it by itself.
+      return (await state.take(name, { n: 1, limit: 1, windowMs })).taken
+    }
+  }
+
+  const tell = async (alert: Alert): Promise<void> => {
+    const windowMs = Math.max(1, options.get('alert_setting.repeat_minutes')) * 60_000
+    const name = `alert:${alert.kind}:${alert.key}`.slice(0, MAX_NAME)
+    const now = clock.monotonic()
+    if ((quietUntil.get(name) ?? 0) > now) return
+    for (const [other, untilMs] of quietUntil) if (untilMs <= now) quietUntil.delete(other)
+    quietUntil.set(name, now + windowMs)
+    if (!(await claim(name, windowMs))) return
+    log.warn('alert', { kind: alert.kind, key: alert.key, text: alert.text })
+    await Promise.all([attempt('webhook', alert, webhook), attempt('mail', alert, mail)])
+  }
+
+  const attempt = async (way: string, alert: Alert, send: (alert: Alert) => Promise<void>): Promise<void> => {
+    for (let turn = 0; ; turn += 1) {
+      try {
+        return await send(alert)
+      } catch (error) {
+        const waitMs = RETRIES_MS[turn]
+        if (waitMs === undefined) return log.error('an alert was not delivered', { way, kind: alert.kind, error })
+        await Bun.sleep(waitMs)
+      }
+    }
+  }
+
+  /** The signature lets a receiver know that it was us: HMAC-SHA256 of the body by the secret, as hex. */
+  const webhook = async (alert: Alert): Promise<void> => {
+    const url = options.get('alert_setting.webhook_url')
+    if (url === '') return
+    const body = JSON.stringify({ ...alert, node, at: new Date(clock.now()).toISOString() })
+    const secret = options.get('alert_setting.webhook_secret')
+    const reply = await deps.fetch(url, {
+      method: 'POST',
+      headers: {
+        'content-type': 'application/json',
+        ...(secret !== '' && {
+          'x-headgate-signature': `sha256=${createHmac('sha256', secret).update(body).digest('hex')}`,
+        }),
+      },
+      body,
+      signal: AbortSignal.timeout(WEBHOOK_TIMEOUT_MS),
+    })
+    await reply.bytes()
+    if (!reply.ok) throw new Error(`the webhook answered ${reply.status}`)
+  }
+
+  const mail = async (alert: Alert): Promise<void> => {
+    const to = options
+      .get('alert_setting.email')
+      .split(',')
+      .map((address) => address.trim())
+      .filter((address) => address !== '')
+    if (to.length === 0 || !mailer.isSet()) return
+    await mailer.send({
+      to,
+      subject: `[${options.get('SystemName')}] ${alert.kind}: ${alert.key}`,
+      text: `${alert.text}\n\nReported by the node ${node} at ${new Date(clock.now()).toISOString()}.\n`,
+    })
+  }
+
+  return {
+    raise(alert) {
+      const work = tell(alert)
+        .catch((error: unknown) => log.error('an alert could not be raised', { kind: alert.kind, error }))
+        .finally(() => underWay.delete(work))
+      underWay.add(work)
+    },
+    async idle() {
+      while (underWay.size > 0) await Promise.all(underWay)
+    },
+  }
+}

@@ -1,0 +1,289 @@
+/**
+ * What is counted, and how it is shown: Prometheus' text format, joined over the workers of a node. Labels take few
+ * values: no model, user, key or request is one.
+ */
+import { AggregatorRegistry, Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { Clock } from './lib/clock.ts'
+
+/** What became of one call. */
+export interface CallReport {
+  readonly protocol: string
+  readonly operation: string
+  readonly isStream: boolean
+  /** `complete`, `refused` and the like. */
+  readonly ending: string
+  /** Of the error that the client got; empty when it got none. */
+  readonly code: string
+  readonly durationMs: number
+  /** Until the first byte went to the client; absent when none did. */
+  readonly firstByteMs?: number | undefined
+  readonly attempts: readonly {
+    readonly channel: { readonly id: number }
+    /** Empty when it served the call. */
+    readonly reason: string
+    readonly status: number
+    readonly startedAtMs: number
+    readonly endedAtMs: number
+  }[]
+  readonly inputTokens: number
+  readonly outputTokens: number
+  /** quota units charged */
+  readonly quota: number
+}
+
+/** One figure that is read when it is asked for. */
+export interface Reading {
+  readonly name: string
+  readonly help: string
+  /** How the workers' figures are joined; `sum` if not given. */
+  readonly join?: 'sum' | 'max' | 'min'
+  /** Of a figure with a label: its name. */
+  readonly label?: string
+  /** A number, or one per value of the label. */
+  readonly read: () => number | Readonly<Record<string, number>>
+}
+
+export interface Metrics {
+  call(report: CallReport): void
+  /** Adds figures that are read at each scrape. */
+  watch(readings: readonly Reading[]): void
+  /** In Prometheus' text format, of all workers of the node. */
+  text(): Promise<string>
+  readonly contentType: string
+  close(): void
+}
+
+/** The bus of the node; messages reach every worker, this one too. */
+interface Bus {
+  publish(topic: string, message: string): Promise<void>
+  subscribe(topic: string, listener: (message: string) => void): () => void
+}
+
+type Samples = Awaited<ReturnType<Registry['getMetricsAsJSON']>>
+
+const ASK = 'metrics.ask'
+const TELL = 'metrics.tell'
+/** A worker that does not answer in this time is left out. */
+const WAIT_MS = 1_000
+/** Channels beyond are counted together: a label must not grow without end. */
+const MAX_CHANNELS = 1_000
+const SECONDS = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300]
+
+export function createMetrics(deps: {
+  readonly bus: Bus
+  readonly workers: number
+  readonly build: { readonly version: string; readonly node: string; readonly role: string }
+  readonly clock: Clock
+}): Metrics {
+  const { bus, workers, build, clock } = deps
+  const registry = new Registry()
+  const registers = [registry]
+  const self = crypto.randomUUID()
+  const channels = new Set<number>()
+
+  const calls = new Counter({
+    name: 'headgate_calls_total',
+    help: 'Calls that have ended',
+    labelNames: ['protocol', 'operation', 'ending', 'code'],
+    registers,
+  })
+  const seconds = new Histogram({
+    name: 'headgate_call_seconds',
+    help: 'From a call to its end',
+    labelNames: ['operation', 'stream'],
+    buckets: SECONDS,
+    registers,
+  })
+  const firstByte = new Histogram({
+    name: 'headgate_first_byte_seconds',
+    help: 'From a call to the first byte of its answer',
+    labelNames: ['operation', 'stream'],
+    buckets: SECONDS,
+    registers,
+  })
+  const attempts = new Counter({
+    name: 'headgate_attempts_total',
+    help: 'Tries at upstreams',
+    labelNames: ['channel', 'outcome'],
+    registers,
+  })
+  const tokens = new Counter({
+    name: 'headgate_tokens_total',
+    help: 'Tokens of the calls that were served',
+    labelNames: ['kind'],
+    registers,
+  })
+  const quota = new Counter({ name: 'headgate_quota_total', help: 'Quota units charged', registers })
+  new Gauge({
+    name: 'headgate_build_info',
+    help: 'Always 1; what runs here',
+    labelNames: ['version', 'node', 'role'],
+    aggregator: 'max',
+    registers,
+  }).set(build, 1)
+
+  const watch = (readings: readonly Reading[]): void => {
+    for (const { name, help, join = 'sum', label, read } of readings)
+      new Gauge({
+        name,
+        help,
+        aggregator: join,
+        ...(label !== undefined && { labelNames: [label] }),
+        registers,
+        collect() {
+          const figures = read()
+          if (typeof figures === 'number') return this.set(figures)
+          this.reset()
+          for (const [value, figure] of Object.entries(figures)) this.set({ [label ?? '']: value }, figure)
+        },
+      })
+  }
+  const startCpu = process.cpuUsage()
+  watch([
+    { name: 'headgate_memory_bytes', help: 'Resident memory of the workers', read: () => process.memoryUsage.rss() },
+    {
+      name: 'headgate_cpu_seconds',
+      help: 'CPU time of the workers since their start',
+      read: () => {
+        const { user, system } = process.cpuUsage(startCpu)
+        return (user + system) / 1e6
+      },
+    },
+    { name: 'headgate_workers', help: 'Workers that answered', read: () => 1 },
+  ])
+
+  const channelLabel = (id: number): string => {
+    if (!channels.has(id) && channels.size >= MAX_CHANNELS) return 'other'
+    channels.add(id)
+    return String(id)
+  }
+
+  /** id of a question → what has come so far */
+  const asked = new Map<string, { readonly answers: Samples[]; readonly done: () => void }>()
+  const leave = [
+    bus.subscribe(ASK, (id) => {
+      if (asked.has(id)) return
+      void registry.getMetricsAsJSON().then((samples) => bus.publish(TELL, JSON.stringify({ id, samples })))
+    }),
+    bus.subscribe(TELL, (message) => {
+      const { id, samples } = JSON.parse(message) as { id: string; samples: Samples }
+      const question = asked.get(id)
+      question?.answers.push(samples)
+      if (question && question.answers.length >= workers - 1) question.done()
+    }),
+  ]
+  const others = async (): Promise<readonly Samples[]> => {
+    if (workers === 1) return []
+    const id = `${self}-${clock.now()}-${Math.random()}`
+    const { promise, resolve } = Promise.withResolvers<void>()
+    const answers: Samples[] = []
+    asked.set(id, { answers, done: resolve })
+    const timer = setTimeout(resolve, WAIT_MS)
+    await bus.publish(ASK, id)
+    await promise
+    clearTimeout(timer)
+    asked.delete(id)
+    return answers
+  }
+
+  return {
+    call(report) {
+      const { protocol, operation, ending, code } = report
+      const stream = report.isStream ? 'yes' : 'no'
+      calls.inc({ protocol, operation, ending, code })
+      seconds.observe({ operation, stream }, report.durationMs / 1000)
+      if (report.firstByteMs !== undefined) firstByte.observe({ operation, stream }, report.firstByteMs / 1000)
+      for (const { channel, reason, status } of report.attempts)
+        attempts.inc({ channel: channelLabel(channel.id), outcome: outcomeOf(reason, status) })
+      if (report.inputTokens > 0) tokens.inc({ kind: 'input' }, report.inputTokens)
+      if (report.outputTokens > 0) tokens.inc({ kind: 'output' }, report.outputTokens)
+      if (report.quota > 0) quota.inc(report.quota)
+    },
+    watch,
+    async text() {
+      const [own, rest] = await Promise.all([registry.getMetricsAsJSON(), others()])
+      return AggregatorRegistry.aggregate([own, ...rest]).metrics()
+    },
+    contentType: registry.contentType,
+    close() {
+      for (const end of leave) end()
+    },
+  }
+}
+
+/** The status of an upstream that answered, else that it did not. */
+const outcomeOf = (reason: string, status: number): string => {
+  if (reason === '') return 'ok'
+  return status === 0 ? 'unreachable' : String(status)
+}
+
+/** What the parts of a worker tell of themselves; every figure is read at a scrape. */
+export interface Figures {
+  readonly isReady: () => boolean
+  /** Calls being answered. */
+  readonly calls: () => number
+  /** quota units, counts of charges and of callers */
+  readonly ledger: () => {
+    readonly allotted: number
+    readonly held: number
+    readonly openHolds: number
+    readonly waiting: number
+    readonly unflushedMain: number
+    readonly unflushedLog: number
+    readonly quarantined: number
+    readonly setAside: number
+    readonly acquires: number
+    readonly recallsSent: number
+  }
+  /** Connections to the main database; undefined where there is no pool. */
+  readonly pool: () =>
+    | { readonly max: number; readonly open: number; readonly busy: number; readonly waiting: number }
+    | undefined
+  readonly dependencies: () => readonly { readonly name: string; readonly isUp: boolean }[]
+}
+
+export function readingsOf({ isReady, calls, ledger, pool, dependencies }: Figures): readonly Reading[] {
+  const charges = (figures: ReturnType<Figures['ledger']>) => ({
+    main: figures.unflushedMain,
+    log: figures.unflushedLog,
+  })
+  return [
+    { name: 'headgate_ready', help: '1 if this node takes calls', join: 'min', read: () => Number(isReady()) },
+    { name: 'headgate_calls_running', help: 'Calls being answered', read: calls },
+    {
+      name: 'headgate_outbox_charges',
+      help: 'Charges on this disk that a database does not have yet',
+      label: 'part',
+      read: () => charges(ledger()),
+    },
+    {
+      name: 'headgate_charges_put_aside',
+      help: 'Charges that need a person: `quarantine` was refused by the database, `outbox` fits no database',
+      label: 'place',
+      read: () => ({ quarantine: ledger().quarantined, outbox: ledger().setAside }),
+    },
+    { name: 'headgate_allotted_quota', help: 'Quota units parked at this node', read: () => ledger().allotted },
+    { name: 'headgate_held_quota', help: 'Quota units of calls under way', read: () => ledger().held },
+    { name: 'headgate_open_holds', help: 'Holds of calls under way', read: () => ledger().openHolds },
+    { name: 'headgate_waiting_callers', help: 'Callers that wait for quota', read: () => ledger().waiting },
+    { name: 'headgate_quota_acquires', help: 'Times that quota was fetched', read: () => ledger().acquires },
+    {
+      name: 'headgate_quota_recalls',
+      help: 'Times that others were asked for quota',
+      read: () => ledger().recallsSent,
+    },
+    {
+      name: 'headgate_database_connections',
+      help: 'Connections of the pool to the main database; `waiting` are callers without one',
+      label: 'state',
+      read: () => ({ ...pool() }),
+    },
+    {
+      name: 'headgate_dependency_up',
+      help: '1 if it answers',
+      join: 'min',
+      label: 'dependency',
+      read: () => Object.fromEntries(dependencies().map(({ name, isUp }) => [name, Number(isUp)])),
+    },
+  ]
+}

@@ -1,0 +1,123 @@
+/**
+ * The database is killed, swallowed by a black hole, and exchanged for its replica, and one of three Galera members dies,
+ * while clients call: no process ends, no answer is cut, what was called is charged once, and callers that no node has seen
+ * are served soon after. SOAK makes the outages as long as they may be.
+ */
+import { expect, test } from 'bun:test'
+import { dsnOf, startGalera, startReplication, startSingle } from '../support/database-clusters.ts'
+import { SERVER_ENGINE } from '../support/engines.ts'
+import { eventually } from '../support/eventually.ts'
+import { openTcpProxy } from '../support/tcp-proxy.ts'
+import { openWorld, type World } from './database-world.ts'
+
+const IS_SOAK = Boolean(process.env['SOAK'])
+const BLACK_HOLE_MS = IS_SOAK ? 30_000 : 3_000
+const DATABASE = 'headgate'
+
+/** The outage itself: what the callers do meanwhile goes on for so long. */
+const lasting = (ms: number): Promise<void> => Bun.sleep(ms)
+
+/** Waits until callers get answers as before. */
+const flowing = async (world: World): Promise<void> => {
+  const before = world.load.ends.complete
+  await eventually('calls are served', () => world.load.ends.complete >= before + 30, { withinMs: 30_000 })
+}
+
+if (SERVER_ENGINE) {
+  test('a database that is killed and started again, and one in a black hole, costs no call in flight and no charge', async () => {
+    const server = await startSingle(DATABASE)
+    const proxy = await openTcpProxy(server)
+    const world = await openWorld(dsnOf({ host: '127.0.0.1', port: proxy.port }, DATABASE))
+    try {
+      await flowing(world)
+      world.completedSince()
+      await server.kill()
+      await lasting(IS_SOAK ? 10_000 : 1_500)
+      const whileDown = world.completedSince()
+      await server.start()
+      const afterKillMs = await world.recovered()
+      await flowing(world)
+
+      world.completedSince()
+      proxy.freeze()
+      await lasting(BLACK_HOLE_MS)
+      const inHole = world.completedSince()
+      proxy.thaw()
+      const afterHoleMs = await world.recovered()
+      await flowing(world)
+      const books = await world.finish(dsnOf(server, DATABASE))
+      console.log(
+        `database killed: ${whileDown} calls served meanwhile, recovered ${afterKillMs} ms after it was back; ` +
+          `black hole of ${BLACK_HOLE_MS} ms: ${inHole} calls served, recovered after ${afterHoleMs} ms; ${books}`,
+      )
+      expect(whileDown).toBeGreaterThan(0)
+      expect(inHole).toBeGreaterThan(0)
+    } finally {
+      await world.remove()
+      await proxy.close()
+      await server.remove()
+    }
+  }, 240_000)
+
+  test('an address that is switched to the promoted replica is followed, though the old primary still lets everybody in', async () => {
+    const pair = await startReplication(DATABASE)
+    const proxy = await openTcpProxy(pair.primary)
+    const world = await openWorld(dsnOf({ host: '127.0.0.1', port: proxy.port }, DATABASE))
+    try {
+      await flowing(world)
+      // The old primary goes on: whoever stays with it may read what was, and write nothing.
+      await pair.primary.query('set global read_only = on')
+      await pair.caughtUp()
+      await pair.promote()
+      proxy.lead(pair.replica)
+      const switchedMs = await world.recovered()
+      await flowing(world)
+      const books = await world.finish(dsnOf(pair.replica, DATABASE))
+      console.log(`switched to the replica: recovered after ${switchedMs} ms; ${books}`)
+    } finally {
+      await world.remove()
+      await proxy.close()
+      await pair.remove()
+    }
+  }, 240_000)
+
+  test('three Galera members behind HAProxy: all take writes, one is killed, and every account adds up', async () => {
+    const cluster = await startGalera(DATABASE)
+    const world = await openWorld(dsnOf(cluster, DATABASE))
+    try {
+      const [first, second, third] = cluster.servers
+      if (!first || !second || !third) throw new Error('there are not three members')
+      await flowing(world)
+      const figures: string[] = []
+      for (const victim of IS_SOAK ? [second, third, first, second] : [second]) {
+        await victim.kill()
+        const ms = await world.recovered()
+        await flowing(world)
+        figures.push(`${ms} ms`)
+        if (IS_SOAK) await cluster.rejoin(victim)
+      }
+      if (IS_SOAK) {
+        third.freeze()
+        figures.push(`frozen member ${await world.recovered()} ms`)
+        third.thaw()
+        await cluster.synced(third)
+      }
+      const writes = await Promise.all(
+        cluster.servers
+          .filter((server) => IS_SOAK || server !== second)
+          .map(async (server) => {
+            const [row] = await server.query(`show global status like 'wsrep_replicated'`)
+            return Number(row?.['Value'])
+          }),
+      )
+      const books = await world.finish(dsnOf(first, DATABASE))
+      console.log(
+        `Galera: recovered ${figures.join(', ')} after a member was killed; write sets by member ${writes.join(', ')}; ${books}`,
+      )
+      for (const count of writes) expect(count).toBeGreaterThan(10)
+    } finally {
+      await world.remove()
+      await cluster.remove()
+    }
+  }, 600_000)
+}

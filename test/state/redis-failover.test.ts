@@ -1,0 +1,286 @@
+/**
+ * A primary that is replaced, killed or frozen costs its callers nothing but a moment: under Sentinels and in a Redis
+ * Cluster no operation fails, none waits long, and the new primary is used soon after its promotion. Times are printed.
+ */
+import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
+import { systemClock } from '../../src/lib/clock.ts'
+import { silentLog } from '../../src/lib/log.ts'
+import { createMemoryState, openRedisState, type RedisSettings, type State } from '../../src/state/index.ts'
+import { HAS_SERVERS } from '../support/engines.ts'
+import { eventually } from '../support/eventually.ts'
+import {
+  type ClusterRedis,
+  type RedisNode,
+  type SentinelRedis,
+  startClusterRedis,
+  startSentinelRedis,
+} from '../support/redis-services.ts'
+
+const ROUNDS = process.env['SOAK'] ? 10 : 1
+const SLOW_MACHINE_MS = 60_000
+/** A command that is lost waits a second; the rest is for a machine that is busy. */
+const WAIT_MS = 5_000
+const KEYS = Array.from({ length: 12 }, (_, n) => `key ${n}`)
+
+/** Two nodes of a cluster, one of which is asked all the time. */
+async function openLoaded(settings: RedisSettings) {
+  const prefix = `test:${crypto.randomUUID()}:`
+  const open = (): Promise<State> =>
+    openRedisState({
+      ...settings,
+      prefix,
+      fallback: createMemoryState({ clock: systemClock, log: silentLog }),
+      log: silentLog,
+      connections: 2,
+      connectWaitMs: 20_000,
+    })
+  const [a, b] = [await open(), await open()]
+  const counts = { done: 0, longestMs: 0, failures: [] as unknown[] }
+  let isOver = false
+  const ask = async (key: string): Promise<void> => {
+    const work: readonly (() => Promise<unknown>)[] = [
+      () => a.set(key, 'x', 60_000),
+      () => a.get(key),
+      () => a.add(`sum ${key}`, 1, 60_000),
+      () => a.take(key, { n: 1, limit: 1_000_000, windowMs: 1_000 }),
+      () => a.hold(key, { holder: 'me', limit: 2, ttlMs: 10_000 }),
+      () => a.release(key, 'me'),
+      () => a.publish('load', key),
+    ]
+    while (!isOver) {
+      for (const each of work) {
+        const startedAt = performance.now()
+        await each().catch((error: unknown) => counts.failures.push(error))
+        counts.longestMs = Math.max(counts.longestMs, performance.now() - startedAt)
+        counts.done++
+      }
+      await Bun.sleep(5)
+    }
+  }
+  const load = KEYS.map(ask)
+  return {
+    a,
+    b,
+    prefix,
+    /** From when a primary has been promoted until both nodes use it. */
+    async normalAfter(what: string, isPromoted: () => Promise<boolean>): Promise<void> {
+      await eventually(`${what}: a primary is promoted`, isPromoted, { withinMs: SLOW_MACHINE_MS })
+      const promotedAt = performance.now()
+      const own = crypto.randomUUID()
+      await eventually(
+        `${what}: both nodes use it`,
+        async () => {
+          if (!a.isUp() || !b.isUp()) return false
+          // Every shard of a cluster, and the messages too.
+          for (const key of KEYS) {
+            await a.set(`${own} ${key}`, own, 60_000)
+            if ((await b.get(`${own} ${key}`)) !== own) return false
+          }
+          const heard = Promise.withResolvers<boolean>()
+          const end = b.subscribe(own, () => heard.resolve(true))
+          await Bun.sleep(5)
+          await a.publish(own, '')
+          const isHeard = await Promise.race([heard.promise, Bun.sleep(50)])
+          end()
+          return isHeard
+        },
+        { withinMs: SLOW_MACHINE_MS },
+      )
+      console.log(`${what}: normal ${Math.round(performance.now() - promotedAt)} ms after the promotion`)
+    },
+    expectUnharmed(what: string): void {
+      console.log(
+        `${what}: ${counts.done} operations, ${counts.failures.length} failed, longest ${Math.round(counts.longestMs)} ms`,
+      )
+      expect(counts.failures).toEqual([])
+      expect(counts.done).toBeGreaterThan(100)
+      expect(counts.longestMs).toBeLessThan(WAIT_MS)
+      counts.done = 0
+      counts.longestMs = 0
+    },
+    async close(): Promise<void> {
+      isOver = true
+      await Promise.all(load)
+      await a.close()
+      await b.close()
+    },
+  }
+}
+
+if (HAS_SERVERS) {
+  describe('Sentinels', () => {
+    let redis: SentinelRedis
+    let loaded: Awaited<ReturnType<typeof openLoaded>>
+    beforeAll(async () => {
+      redis = await startSentinelRedis({ password: 'data', sentinelPassword: 'sentinel' })
+      loaded = await openLoaded({
+        address: redis.url,
+        masterName: redis.masterName,
+        sentinelPassword: 'sentinel',
+      })
+    }, 120_000)
+    afterAll(async () => {
+      await loaded.close()
+      await redis.remove()
+    }, 60_000)
+
+    const otherThan = (old: RedisNode) => async () => {
+      const now = await redis.primary()
+      return now !== old && String(await now.call('ROLE')).startsWith('master')
+    }
+
+    test(
+      'the other one is made primary',
+      async () => {
+        for (let round = 0; round < ROUNDS; round++) {
+          const old = await redis.primary()
+          await eventually(
+            'the fail-over begins',
+            async () => {
+              await redis.sentinels[0]!.call('SENTINEL', 'FAILOVER', redis.masterName)
+              return true
+            },
+            { withinMs: SLOW_MACHINE_MS, everyMs: 200 },
+          )
+          await loaded.normalAfter('SENTINEL failover', otherThan(old))
+          loaded.expectUnharmed('SENTINEL failover')
+          await redis.settled()
+        }
+      },
+      120_000 * ROUNDS,
+    )
+
+    test(
+      'the primary is killed, and comes back as a replica',
+      async () => {
+        for (let round = 0; round < ROUNDS; round++) {
+          const old = await redis.primary()
+          await old.kill()
+          await loaded.normalAfter('kill -9 of the primary', otherThan(old))
+          loaded.expectUnharmed('kill -9 of the primary')
+          await old.restart()
+          await redis.settled()
+        }
+      },
+      120_000 * ROUNDS,
+    )
+
+    test(
+      'the primary freezes, and wakes up as one that is none any more',
+      async () => {
+        for (let round = 0; round < ROUNDS; round++) {
+          const old = await redis.primary()
+          old.freeze()
+          await loaded.normalAfter('SIGSTOP of the primary', otherThan(old))
+          old.thaw()
+          await redis.settled()
+          loaded.expectUnharmed('SIGSTOP of the primary')
+          expect([loaded.a.isUp(), loaded.b.isUp()]).toEqual([true, true])
+        }
+      },
+      120_000 * ROUNDS,
+    )
+
+    test('a Sentinel is gone: the others are asked', async () => {
+      const [first] = redis.sentinels
+      await first!.kill()
+      const late = await openRedisState({
+        address: redis.url,
+        masterName: redis.masterName,
+        sentinelPassword: 'sentinel',
+        prefix: loaded.prefix,
+        fallback: createMemoryState({ clock: systemClock, log: silentLog }),
+        log: silentLog,
+        connectWaitMs: 20_000,
+      })
+      await loaded.a.set('seen', 'yes')
+      expect(late.isUp()).toBe(true)
+      expect(await late.get('seen')).toBe('yes')
+      await late.close()
+      await first!.restart()
+    }, 60_000)
+  })
+
+  describe('a Redis Cluster', () => {
+    let redis: ClusterRedis
+    let loaded: Awaited<ReturnType<typeof openLoaded>>
+    beforeAll(async () => {
+      redis = await startClusterRedis({ password: 'data' })
+      loaded = await openLoaded({ address: redis.url })
+    }, 120_000)
+    afterAll(async () => {
+      await loaded.close()
+      await redis.remove()
+    }, 60_000)
+
+    const key = (): string => `${loaded.prefix}${KEYS[0]}`
+    const otherThan = (old: RedisNode) => async () => (await redis.primaryOf(key())) !== old
+    const replicaOf = async (primary: RedisNode): Promise<RedisNode> => {
+      const [, , replicas] = (await primary.call('ROLE')) as [string, number, [string, string][]]
+      return redis.nodes.find(({ port }) => port === Number(replicas[0]![1]))!
+    }
+
+    test(
+      'a replica takes over on command',
+      async () => {
+        for (let round = 0; round < ROUNDS; round++) {
+          const old = await redis.primaryOf(key())
+          await (await replicaOf(old)).call('CLUSTER', 'FAILOVER')
+          await loaded.normalAfter('CLUSTER FAILOVER', otherThan(old))
+          loaded.expectUnharmed('CLUSTER FAILOVER')
+          await redis.settled()
+        }
+      },
+      120_000 * ROUNDS,
+    )
+
+    test(
+      'a primary is killed, and comes back as a replica',
+      async () => {
+        for (let round = 0; round < ROUNDS; round++) {
+          const old = await redis.primaryOf(key())
+          await old.kill()
+          await loaded.normalAfter('kill -9 of a primary', otherThan(old))
+          loaded.expectUnharmed('kill -9 of a primary')
+          await old.restart()
+          await redis.settled()
+        }
+      },
+      120_000 * ROUNDS,
+    )
+
+    test(
+      'a primary freezes',
+      async () => {
+        for (let round = 0; round < ROUNDS; round++) {
+          const old = await redis.primaryOf(key())
+          old.freeze()
+          await loaded.normalAfter('SIGSTOP of a primary', otherThan(old))
+          old.thaw()
+          await redis.settled()
+          loaded.expectUnharmed('SIGSTOP of a primary')
+        }
+      },
+      120_000 * ROUNDS,
+    )
+
+    test('a slot moves to another primary: its keys are found there', async () => {
+      const from = await redis.primaryOf(key())
+      const slot = Number(await from.call('CLUSTER', 'KEYSLOT', key()))
+      let to = from
+      for (let n = 0; to === from; n++) to = await redis.primaryOf(`other ${n}`)
+      const [fromId, toId] = [String(await from.call('CLUSTER', 'MYID')), String(await to.call('CLUSTER', 'MYID'))]
+      await loaded.a.take('moved', { n: 1, limit: 10, windowMs: 60_000 })
+      await to.call('CLUSTER', 'SETSLOT', slot, 'IMPORTING', fromId)
+      await from.call('CLUSTER', 'SETSLOT', slot, 'MIGRATING', toId)
+      const keys = (await from.call('CLUSTER', 'GETKEYSINSLOT', slot, 100)) as string[]
+      expect(keys.length).toBeGreaterThan(0)
+      for (const each of keys)
+        await from.call('MIGRATE', '127.0.0.1', to.port, each, 0, 5_000, 'REPLACE', 'AUTH', 'data')
+      for (const node of [to, from]) await node.call('CLUSTER', 'SETSLOT', slot, 'NODE', toId)
+      await loaded.normalAfter('a slot moves', otherThan(from))
+      loaded.expectUnharmed('a slot moves')
+      expect([loaded.a.isUp(), loaded.b.isUp()]).toEqual([true, true])
+    }, 120_000)
+  })
+}

@@ -1,0 +1,284 @@
+/**
+ * Redis in the forms that fail over: a primary with a replica and three Sentinels, and a Redis Cluster of three primaries
+ * with a replica each. On free ports, in temporary folders, ended with the process. Fail-over is as fast as the servers allow.
+ */
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { createServer } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Redis } from 'ioredis'
+import { eventually } from './eventually.ts'
+import { atEnd, freePort, spawnTied } from './services.ts'
+
+export interface RedisNode {
+  readonly port: number
+  /** Asks the server itself. */
+  call(...command: readonly [string, ...(string | number)[]]): Promise<unknown>
+  /** `kill -9`, and waits. */
+  kill(): Promise<void>
+  /** SIGSTOP: it is connected to, and silent. */
+  freeze(): void
+  thaw(): void
+  /** After `kill`: at the same port, with what it had on disk. */
+  restart(): Promise<void>
+}
+
+export interface SentinelRedis {
+  /** Of the Sentinels, for `REDIS_CONN_STRING`; the name goes to `REDIS_MASTER_NAME`. */
+  readonly url: string
+  readonly masterName: string
+  readonly sentinels: readonly RedisNode[]
+  /** Who the Sentinels say is the primary. */
+  primary(): Promise<RedisNode>
+  /** Waits until the Sentinels agree that a fail-over can be made. */
+  settled(): Promise<void>
+  remove(): Promise<void>
+}
+
+export interface ClusterRedis {
+  /** All nodes, for `REDIS_CONN_STRING`. */
+  readonly url: string
+  readonly nodes: readonly RedisNode[]
+  /** The primary that has the slot of a key. */
+  primaryOf(key: string): Promise<RedisNode>
+  /** Waits until every slot is served and every primary has a replica. */
+  settled(): Promise<void>
+  remove(): Promise<void>
+}
+
+/** One server that a test may kill, freeze or set otherwise; `redis()` of the services is everybody's. */
+export async function startRedisNode(
+  options: { readonly password?: string } = {},
+): Promise<RedisNode & { remove(): Promise<void> }> {
+  const folder = await mkdtemp(join(tmpdir(), 'headgate-redis-node-'))
+  const remove = removal(folder)
+  return { ...(await startNode(folder, { password: options.password ?? '' })), remove }
+}
+
+const MASTER_NAME = 'mymaster'
+const SLOW_MACHINE_MS = 60_000
+
+/** @param options.password of the data servers; @param options.sentinelPassword of the Sentinels */
+export async function startSentinelRedis(
+  options: { readonly password?: string; readonly sentinelPassword?: string; readonly downAfterMs?: number } = {},
+): Promise<SentinelRedis> {
+  const { password = '', sentinelPassword = '', downAfterMs = 1_000 } = options
+  const folder = await mkdtemp(join(tmpdir(), 'headgate-sentinel-'))
+  const remove = removal(folder)
+  const [first, second] = await Promise.all([startNode(folder, { password }), startNode(folder, { password })] as const)
+  await second.call('REPLICAOF', '127.0.0.1', first.port)
+  await eventually('the replica follows', async () => String(await second.call('ROLE')).includes('connected'), {
+    withinMs: SLOW_MACHINE_MS,
+  })
+  const sentinels = await Promise.all(
+    [0, 1, 2].map(() =>
+      startNode(folder, {
+        password: sentinelPassword,
+        sentinel: [
+          `sentinel monitor ${MASTER_NAME} 127.0.0.1 ${first.port} 2`,
+          `sentinel down-after-milliseconds ${MASTER_NAME} ${downAfterMs}`,
+          `sentinel failover-timeout ${MASTER_NAME} 5000`,
+          ...(password ? [`sentinel auth-pass ${MASTER_NAME} ${password}`] : []),
+          ...(sentinelPassword
+            ? [`requirepass ${sentinelPassword}`, `sentinel sentinel-pass ${sentinelPassword}`]
+            : []),
+        ],
+      }),
+    ),
+  )
+  const settled = async (): Promise<void> => {
+    for (const sentinel of sentinels)
+      await eventually(
+        'a Sentinel knows the others, and a replica that could take over',
+        async () => {
+          const about = fieldsOf(await sentinel.call('SENTINEL', 'MASTER', MASTER_NAME))
+          const replicas = (await sentinel.call('SENTINEL', 'REPLICAS', MASTER_NAME)) as readonly unknown[]
+          const ready = replicas.map(fieldsOf).filter((replica) => {
+            return replica.get('flags') === 'slave' && replica.get('master-link-status') === 'ok'
+          })
+          return about.get('num-other-sentinels') === '2' && about.get('flags') === 'master' && ready.length === 1
+        },
+        { withinMs: SLOW_MACHINE_MS, everyMs: 50 },
+      )
+  }
+  await settled()
+  const login = password ? `:${password}@` : ''
+  return {
+    url: `redis://${login}${sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')}`,
+    masterName: MASTER_NAME,
+    sentinels,
+    settled,
+    async primary() {
+      const [, port] = (await sentinels[0]!.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', MASTER_NAME)) as string[]
+      return [first, second].find((node) => node.port === Number(port))!
+    },
+    remove,
+  }
+}
+
+/** @param options.password of every node */
+export async function startClusterRedis(
+  options: { readonly password?: string; readonly nodeTimeoutMs?: number } = {},
+): Promise<ClusterRedis> {
+  const { password = '', nodeTimeoutMs = 1_000 } = options
+  const folder = await mkdtemp(join(tmpdir(), 'headgate-redis-cluster-'))
+  const remove = removal(folder)
+  const nodes = await Promise.all(
+    Array.from({ length: 6 }, () => startNode(folder, { password, cluster: { nodeTimeoutMs } })),
+  )
+  const primaries = nodes.slice(0, 3)
+  const replicas = nodes.slice(3)
+  await Promise.all(
+    primaries.map((node, n) =>
+      node.call('CLUSTER', 'ADDSLOTSRANGE', Math.floor((n * 16_384) / 3), Math.floor(((n + 1) * 16_384) / 3) - 1),
+    ),
+  )
+  // Epochs that differ from the start spare the nodes to find out.
+  for (const [n, node] of nodes.entries()) await node.call('CLUSTER', 'SET-CONFIG-EPOCH', n + 1)
+  for (const node of nodes.slice(1)) await node.call('CLUSTER', 'MEET', '127.0.0.1', nodes[0]!.port)
+  for (const [n, replica] of replicas.entries()) {
+    const id = String(await primaries[n]!.call('CLUSTER', 'MYID'))
+    await eventually('a replica knows its primary', () => replica.call('CLUSTER', 'REPLICATE', id), {
+      withinMs: SLOW_MACHINE_MS,
+      everyMs: 50,
+    })
+  }
+  const living = async (): Promise<RedisNode> => {
+    for (const node of nodes) if (await node.call('PING').catch(() => undefined)) return node
+    throw new Error('no node answers')
+  }
+  const settled = async (): Promise<void> => {
+    await eventually(
+      'every node sees all slots served, with a replica each',
+      async () => {
+        for (const node of nodes) {
+          const info = String(await node.call('CLUSTER', 'INFO'))
+          if (!info.includes('cluster_state:ok')) return false
+          const shards = (await node.call('CLUSTER', 'SLOTS')) as readonly (readonly unknown[])[]
+          if (shards.length !== 3 || shards.some((shard) => shard.length < 4)) return false
+          const list = String(await node.call('CLUSTER', 'NODES'))
+          if (list.includes('fail') || list.includes('handshake')) return false
+          if (!String(await node.call('ROLE')).match(/^master|connected/)) return false
+        }
+        return true
+      },
+      { withinMs: SLOW_MACHINE_MS, everyMs: 50 },
+    )
+  }
+  await settled()
+  const login = password ? `:${password}@` : ''
+  return {
+    url: `redis://${login}${nodes.map(({ port }) => `127.0.0.1:${port}`).join(',')}`,
+    nodes,
+    async primaryOf(key) {
+      const node = await living()
+      const slot = Number(await node.call('CLUSTER', 'KEYSLOT', key))
+      const shards = (await node.call('CLUSTER', 'SLOTS')) as [number, number, [string, number]][]
+      const [, , [, port]] = shards.find(([from, to]) => from <= slot && slot <= to)!
+      return nodes.find((each) => each.port === port)!
+    },
+    settled,
+    remove,
+  }
+}
+
+/** A folder's end, and that of the servers in it; at the end of the run if nobody asks for it before. */
+const running = new Map<string, Set<() => Promise<void>>>()
+
+function removal(folder: string): () => Promise<void> {
+  running.set(folder, new Set())
+  const remove = async (): Promise<void> => {
+    await Promise.all([...(running.get(folder) ?? [])].map((kill) => kill()))
+    running.delete(folder)
+    await rm(folder, { recursive: true, force: true })
+  }
+  atEnd(remove)
+  return remove
+}
+
+interface NodeOptions {
+  readonly password: string
+  readonly sentinel?: readonly string[]
+  readonly cluster?: { readonly nodeTimeoutMs: number }
+}
+
+async function startNode(folder: string, { password, sentinel, cluster }: NodeOptions): Promise<RedisNode> {
+  const program = Bun.which('redis-server')
+  if (!program) throw new Error('redis-server is not installed (Debian: redis-server)')
+  const port = cluster ? await freePortOfTwo() : await freePort()
+  const own = await mkdtemp(join(folder, `${port}-`))
+  const config = join(own, 'redis.conf')
+  const lines = [
+    `port ${port}`,
+    'bind 127.0.0.1',
+    `dir ${own}`,
+    ...(sentinel ?? [
+      'save ""',
+      'repl-diskless-sync-delay 0',
+      'repl-ping-replica-period 1',
+      ...(password ? [`requirepass "${password}"`, `masterauth "${password}"`] : []),
+    ]),
+    ...(cluster
+      ? ['cluster-enabled yes', `cluster-node-timeout ${cluster.nodeTimeoutMs}`, 'cluster-replica-validity-factor 0']
+      : []),
+  ]
+  // The server writes to it: a Sentinel keeps its state there.
+  await writeFile(config, `${lines.join('\n')}\n`)
+
+  let child: Bun.Subprocess
+  const call: RedisNode['call'] = async (...command) => {
+    const client = new Redis({
+      port,
+      host: '127.0.0.1',
+      ...(password && { password }),
+      retryStrategy: () => null,
+      commandTimeout: 2_000,
+      lazyConnect: true,
+      enableReadyCheck: false,
+    })
+    client.on('error', () => undefined)
+    try {
+      const [name, ...args] = command
+      return await client.call(name, ...args)
+    } finally {
+      client.disconnect()
+    }
+  }
+  const start = async (): Promise<void> => {
+    child = spawnTied([program, config, ...(sentinel ? ['--sentinel'] : [])], join(own, 'out'))
+    await eventually('a Redis server answers', () => call('PING'), { withinMs: SLOW_MACHINE_MS, everyMs: 20 })
+  }
+  const kill = async (): Promise<void> => {
+    child.kill('SIGKILL')
+    await child.exited
+  }
+  await start()
+  running.get(folder)?.add(kill)
+  return {
+    port,
+    call,
+    kill,
+    freeze: () => child.kill('SIGSTOP'),
+    thaw: () => child.kill('SIGCONT'),
+    restart: start,
+  }
+}
+
+/** Nodes of a cluster talk to each other 10,000 ports above the one for clients. */
+async function freePortOfTwo(): Promise<number> {
+  for (;;) {
+    const port = (await freePort()) - 10_000
+    const listener = createServer()
+    const isFree = await new Promise<boolean>((resolve) => {
+      listener.once('error', () => resolve(false)).listen(port, '127.0.0.1', () => resolve(true))
+    })
+    await new Promise((resolve) => listener.close(resolve))
+    if (isFree) return port
+  }
+}
+
+/** `name, value, name, value…` as Sentinels answer. */
+function fieldsOf(reply: unknown): ReadonlyMap<string, string> {
+  const texts = (reply as readonly unknown[]).map(String)
+  return new Map(texts.flatMap((text, i) => (i % 2 === 0 ? [[text, texts[i + 1] ?? ''] as const] : [])))
+}
