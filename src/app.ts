@@ -75,6 +75,7 @@ import {
   deliverCreditLogsJob,
   LOG_CLEAN_UP_BATCH,
   logCleanUpTask,
+  sweepLedgerJob,
   syncLogSchemaJob,
   watchClusterJob,
 } from './jobs/index.ts'
@@ -146,8 +147,13 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     node.report({ isListening, ready: lacking.length === 0, missing: lacking, dependencies: probed() })
   }
 
-  const openDatabase = async (name: string, dsn: string, only?: 'logs'): Promise<Db> => {
+  /** How many nodes work, as this one sees it: 1 until the ledger is open. */
+  let liveNodes = (): number => 1
+
+  /** @param isForBeats one connection, which nothing else keeps busy */
+  const openDatabase = async (name: string, dsn: string, only?: 'logs', isForBeats = false): Promise<Db> => {
     const workers = node.workerCount
+    const share = Math.max(2, Math.floor(config.sqlMaxOpenConns / workers))
     const db = await untilAvailable(name, log, () =>
       openDb({
         dsn,
@@ -155,7 +161,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         // The limits are the node's; each worker gets its part.
         pool: {
           maxIdle: Math.ceil(config.sqlMaxIdleConns / workers),
-          maxOpen: Math.max(2, Math.floor(config.sqlMaxOpenConns / workers)),
+          maxOpen: isForBeats ? 1 : only || config.isSingleNode ? share : share - 1,
           maxLifetimeMs: config.sqlMaxLifetimeSec * 1000,
           slowMs: config.sqlSlowThresholdMs,
         },
@@ -240,6 +246,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
             connections: Math.max(1, Math.floor(config.redisPoolSize / node.workerCount)),
             prefix: `headgate:${clusterId}:`,
             fallback: node.state,
+            share: () => liveNodes(),
             log,
           })
     if (state !== node.state) lifecycle.defer('redis', () => state.close())
@@ -338,9 +345,13 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     lifecycle.defer('secrets', secrets.agreement.close)
     topics.start()
 
+    const heartbeatDb = config.isSingleNode
+      ? db
+      : await openDatabase('heartbeat database', config.sqlDsn, undefined, true)
     const ledger = createLedger({
       db,
       logDb,
+      heartbeatDb,
       bus: state,
       log,
       clock,
@@ -356,6 +367,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         },
       },
       leaseMs: config.ledgerLeaseSec * 1000,
+      keepBytes: (config.outboxKeepMb * MIB) / node.workerCount,
       sync: config.outboxSync === 'full' ? 'full' : 'normal',
       flush: { isBatch: config.isBatchUpdate, intervalMs: config.batchUpdateIntervalSec * 1000 },
       isSingleNode: config.isSingleNode,
@@ -364,6 +376,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     })
     lifecycle.defer('ledger', (remainingMs) => ledger.drain(remainingMs))
     await ledger.open()
+    liveNodes = ledger.liveNodes
     // The cluster may have gone over to another secret while nobody could see this instance.
     refuse(await secrets.agreement.confirm())
 
@@ -392,6 +405,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
               }),
             ]
           : []),
+        ...(config.isSingleNode ? [] : [sweepLedgerJob(ledger.sweep, config.ledgerLeaseSec * 1000)]),
         cleanClusterJob([
           (signal) => pruneInstances(db, signal),
           (signal) => tasks.prune(signal),
@@ -430,7 +444,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     const ipOf = (request: Request, server: PeerSource | null): string =>
       clientIp(request, server?.requestIP(request)?.address ?? '', trusted)
 
-    const counts = createCounts({ state, share: () => 1, log })
+    const counts = createCounts({ state, share: () => liveNodes(), log })
     const callLimits = createCallLimits({ counts, clock })
     lifecycle.defer('limits', callLimits.close)
     const relay = createRelay({

@@ -291,6 +291,13 @@ export const VARIABLES = {
     min: 1,
     max: 3600,
   }),
+  outboxKeepMb: integer(
+    'database',
+    'OUTBOX_KEEP_MB',
+    1024,
+    'Room on the disk of a node for charges that the databases have already, in MiB: they are kept for ten leases, in case a replica is promoted that lacks some',
+    { min: 1 },
+  ),
   jobLeaseSec: integer(
     'cluster',
     'JOB_LEASE',
@@ -400,7 +407,6 @@ export const RUNTIME_VARIABLES: readonly string[] = [
 export const IGNORED_VARIABLES: readonly string[] = [
   'CHANNEL_TEST_FREQUENCY',
   'GENERATE_DEFAULT_TOKEN',
-  'OUTBOX_KEEP_MB',
   'GIN_MODE',
   'ENABLE_PPROF',
   'PYROSCOPE_URL',

@@ -31,6 +31,7 @@ export interface SessionOptions {
 
 const PROBE_TTL_MS = 10_000
 const SENTINEL_RETRY_MS = 1_000
+const CLUSTER_OPEN_MS = 3_000
 
 /** @throws Error without secrets when there is nothing that can be used */
 export async function openSession(options: SessionOptions): Promise<RedisSession> {
@@ -134,7 +135,7 @@ async function openCluster({ address, doubt }: FoundRedis, options: SessionOptio
     for (const cluster of clusters) cluster.disconnect()
   }
   try {
-    await Promise.all(clusters.map((cluster) => cluster.connect()))
+    await Promise.all(clusters.map(connectedCluster))
   } catch (error) {
     close()
     throw error
@@ -159,6 +160,20 @@ async function openCluster({ address, doubt }: FoundRedis, options: SessionOptio
       return connected(createClient(address, place), place)
     },
     close,
+  }
+}
+
+/** Its `connect` may leave one waiting for ever, such as when the cluster says of itself that it does not work. */
+async function connectedCluster(cluster: Cluster): Promise<void> {
+  const given = Promise.withResolvers<never>()
+  const onEnd = (): void => given.reject(new Error('the Redis Cluster cannot be used: not all of its slots are served'))
+  const patience = setTimeout(() => given.reject(new Error('the Redis Cluster does not answer')), CLUSTER_OPEN_MS)
+  cluster.once('end', onEnd)
+  try {
+    await Promise.race([cluster.connect(), given.promise])
+  } finally {
+    clearTimeout(patience)
+    cluster.off('end', onEnd)
   }
 }
 

@@ -1,6 +1,7 @@
 /** What operators get: each event told once by webhook and mail, however many nodes saw it; figures to those who may see them. */
 import { expect, test } from 'bun:test'
 import { createHmac } from 'node:crypto'
+import type { MadeKey } from '../support/admin-client.ts'
 import { catchMail, catchWebhooks } from '../support/catchers.ts'
 import { type Cluster, openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
@@ -52,14 +53,11 @@ async function watched(
 
 if (SERVER_ENGINE) {
   test(
-    'a lost node, a cluster without a master, a dead Redis and a trial are each told once',
+    'a lost node, a cluster without a master and a trial are each told once',
     () =>
-      watched({}, async ({ nodes, admin, redisProxy }, told) => {
+      watched({ redis: 'none' }, async ({ nodes, admin }, told) => {
         await admin.call('POST', '/api/alert/test')
         expect(await told('test')).toContain('root')
-        redisProxy?.refuse()
-        expect(await told('dependency-down')).toContain('Redis')
-        redisProxy?.admit()
         await nodes[2]?.kill()
         expect(await told('node-lost')).toContain('node-2')
         await nodes[0]?.kill()
@@ -69,7 +67,7 @@ if (SERVER_ENGINE) {
   )
 
   test(
-    'a node with another secret is told of, and an outbox that only grows',
+    'a node with another secret is told of, and does not start',
     () =>
       watched({ slaves: 1, redis: 'none' }, async (cluster, told) => {
         const stranger = await cluster.addNode({
@@ -80,6 +78,35 @@ if (SERVER_ENGINE) {
         await eventually('it has ended', () => stranger.exitCode() !== undefined, PATIENT)
         expect(stranger.exitCode()).toBe(78)
       }),
+    180_000,
+  )
+
+  test(
+    'a dead dependency, an outbox that only grows and a channel that was taken out are each told once',
+    () =>
+      watched(
+        {
+          slaves: 1,
+          env: { LOG_SQL_DSN: 'test:test@tcp(127.0.0.1:1)/logs' },
+          envOf: (n) => ({ WORKERS: n === 0 ? '2' : '1' }),
+        },
+        async ({ nodes, admin, upstream }, told) => {
+          expect(await told('dependency-down')).toContain('log database')
+          await admin.options({ ModelRatio: { free: 0, shut: 0 }, AutomaticDisableChannelEnabled: true, RetryTimes: 0 })
+          await admin.channel({ name: 'chat', baseUrl: upstream.url, models: ['free'] })
+          await admin.channel({
+            name: 'shut',
+            baseUrl: upstream.url,
+            models: ['shut'],
+            modelMapping: { shut: 'shut?status=401' },
+          })
+          const key = await admin.apiKey(await admin.user(1_000))
+          await Promise.all(nodes.map(({ url }) => callOnce(url, key, 'shut')))
+          expect(await told('channel-disabled')).toContain('shut')
+          for (let n = 0; n < 150; n += 1) expect(await callOnce(nodes[0]?.url ?? '', key, 'free')).toBe(200)
+          expect(await told('outbox-growing')).toContain('node-0')
+        },
+      ),
     180_000,
   )
 
@@ -104,17 +131,7 @@ if (SERVER_ENGINE) {
           await admin.options({ ModelRatio: { counted: 0 } })
           await admin.channel({ name: 'chat', baseUrl: upstream.url, models: ['counted'] })
           const key = await admin.apiKey(await admin.user(1_000))
-          for (let n = 0; n < 20; n += 1) {
-            const reply = await fetch(`${nodes[0]?.url}/v1/chat/completions`, {
-              method: 'POST',
-              // Each call may meet another worker.
-              keepalive: false,
-              headers: { authorization: `Bearer ${key.key}`, 'content-type': 'application/json' },
-              body: JSON.stringify({ model: 'counted', messages: [{ role: 'user', content: 'hello' }] }),
-            })
-            expect(reply.status).toBe(200)
-            await reply.bytes()
-          }
+          for (let n = 0; n < 20; n += 1) expect(await callOnce(nodes[0]?.url ?? '', key, 'counted')).toBe(200)
           const text = await (await fetch(url)).text()
           expect(text).toContain(
             'headgate_calls_total{protocol="openai-chat",operation="chat",ending="complete",code=""} 20',
@@ -126,4 +143,16 @@ if (SERVER_ENGINE) {
       ),
     120_000,
   )
+}
+
+/** Each call may meet another worker. @returns its status */
+async function callOnce(url: string, { key }: MadeKey, model: string): Promise<number> {
+  const reply = await fetch(`${url}/v1/chat/completions`, {
+    method: 'POST',
+    keepalive: false,
+    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
+    body: JSON.stringify({ model, messages: [{ role: 'user', content: 'hello' }] }),
+  })
+  await reply.bytes()
+  return reply.status
 }

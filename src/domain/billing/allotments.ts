@@ -277,11 +277,7 @@ export function createAllotments(deps: {
     const balances = await lockBalances(tx, accounts)
     const isThese = ofInstance(instanceId, accounts)
     const parts = await tx.lock(
-      tx
-        .select({ account: rows.account, amount: rows.amount })
-        .from(rows)
-        .where(isThese)
-        .orderBy(asc(rows.account)),
+      tx.select({ account: rows.account, amount: rows.amount }).from(rows).where(isThese).orderBy(asc(rows.account)),
     )
     const amounts = new Map(parts.map((row) => [row.account, quotaOf(row.amount)]))
     await addToBalances(tx, balances, amounts, onSaturated)

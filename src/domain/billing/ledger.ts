@@ -58,8 +58,6 @@ export interface LedgerOptions {
   readonly flush: { readonly isBatch: boolean; readonly intervalMs: number }
   /** This node alone has the database (SQLite): no lease, no sweeper, and nothing is kept that is applied. */
   readonly isSingleNode: boolean
-  /** An instance was silent for two leases: people want to know. */
-  readonly alert?: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
   /** Are consumed calls written to the log; option LogConsumeEnabled */
   readonly isLogged: () => boolean
   /** Is hourly usage kept; option DataExportEnabled */
@@ -164,14 +162,7 @@ export function createLedger(options: LedgerOptions): Ledger {
     clock,
     gapMs: leaseMs / 3,
   })
-  const sweep = createSweep({
-    watch,
-    instances,
-    allotments,
-    log,
-    silenceMs: 2 * leaseMs,
-    ...(options.alert && { alert: options.alert }),
-  })
+  const sweep = createSweep({ watch, instances, allotments, log, silenceMs: 2 * leaseMs })
   const tenure = createTenure({
     db,
     heartbeatDb: options.heartbeatDb ?? db,

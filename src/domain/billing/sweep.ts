@@ -16,22 +16,14 @@ export function createSweep(deps: {
   readonly log: Log
   /** 2L: an instance lives by what it has for one lease, and clocks need not run alike */
   readonly silenceMs: number
-  readonly alert?: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
 }): Sweep {
-  const { watch, instances, allotments, log, silenceMs, alert = () => {} } = deps
+  const { watch, instances, allotments, log, silenceMs } = deps
 
   const endSilent = async (): Promise<void> => {
     for (const { id, node, beat } of watch.silent(silenceMs)) {
       // Only if it still is as it was seen: a beat that comes now is faster, or too late.
       const isEnded = beat === undefined ? await instances.bury(id) : await instances.reclaim({ id, beat })
-      if (!isEnded) continue
-      log.error('an instance was silent for two leases and is ended', { instanceId: id, node })
-      if (beat !== undefined)
-        alert({
-          kind: 'node-lost',
-          key: node,
-          text: `A worker of node ${node} was not heard of for ${Math.round(silenceMs / 1000)} s; what it had parked is returned`,
-        })
+      if (isEnded) log.error('an instance was silent for two leases and is ended', { instanceId: id, node })
     }
   }
 

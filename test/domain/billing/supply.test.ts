@@ -26,6 +26,7 @@ test('an extension waits ten seconds in all, however many accounts pay and howev
     supply: supply as Supply,
     journal: async () => {},
     isWritable: () => true,
+    isLeased: () => true,
     clock: systemClock,
   })
   const hold = await holds.open({ userId: 1, apiKeyId: 1, isUnlimitedKey: false }, 0)
@@ -49,6 +50,8 @@ test('a recall that is read from the row is answered, whatever else the account 
     tenancy: {
       id: () => 'a',
       instances: () => 1,
+      isLeased: () => true,
+      regain: async () => {},
       ended: async () => {},
       appliedSeq: () => 0,
       betweenFlushes: (work) => work(),

@@ -246,6 +246,38 @@ describe('the command line', () => {
   })
 })
 
+describe('secrets', () => {
+  const [a, b, c] = ['a'.repeat(32), 'b, '.repeat(12), 'c'.repeat(32)] as const
+
+  test('the crypto secret is the session secret unless it is set, and so is the one before it', () => {
+    expect(load({ SESSION_SECRET: a, SESSION_SECRET_PREVIOUS: b }).config).toMatchObject({
+      sessionSecretPrevious: b.trim(),
+      cryptoSecret: a,
+      cryptoSecretPrevious: b.trim(),
+      hasCryptoSecret: false,
+    })
+    expect(load({ SESSION_SECRET: a, SESSION_SECRET_PREVIOUS: b, CRYPTO_SECRET: c }).config).toMatchObject({
+      cryptoSecret: c,
+      cryptoSecretPrevious: '',
+      hasCryptoSecret: true,
+    })
+  })
+
+  test('a previous secret that is the current one is doubted', () => {
+    const { problems, warnings } = load({ CRYPTO_SECRET: c, CRYPTO_SECRET_PREVIOUS: c })
+    expect(problems).toEqual([])
+    expect(warnings.map((text) => text.split(':')[0])).toEqual(['CRYPTO_SECRET_PREVIOUS'])
+  })
+})
+
+test('FRONTEND_BASE_URL is an address, without slashes at its end', () => {
+  expect(load({ FRONTEND_BASE_URL: 'https://gate.example/' }).config.frontendBaseUrl).toBe('https://gate.example')
+  for (const address of ['gate.example', 'ftp://gate.example', 'https://gate.example/?x=1'])
+    expect(load({ FRONTEND_BASE_URL: address }).problems.map((text) => text.split(':')[0])).toEqual([
+      'FRONTEND_BASE_URL',
+    ])
+})
+
 test('effective values are shown for every variable, with secrets masked', () => {
   const { config } = load({
     SQL_DSN: DSN,
