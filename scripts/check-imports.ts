@@ -30,7 +30,7 @@ const WIRING = new Set(['main', 'app', 'supervisor', 'node', 'commands', 'build-
 
 /** Files that stand for a folder beside its `index.ts`: others may import these and nothing else of it. */
 const FRONTS: Readonly<Record<string, readonly string[]>> = {
-  protocol: ['ir.ts', 'codec.ts'],
+  protocol: ['ir.ts', 'codec.ts', 'shape.ts'],
   provider: ['provider.ts', 'registry.ts'],
   // Who acts is needed by the audit, which accounts use themselves.
   'domain/accounts': ['actor.ts'],

@@ -31,6 +31,8 @@ export interface Wire {
   readonly gone: Promise<never>
   /** One statement as text. @throws the driver's error; that of a lost connection has `fatal` */
   say(sql: string): Promise<Result>
+  /** Rows as they come and as the server wrote them, for whole tables. Nothing else may be said meanwhile. */
+  stream(sql: string): AsyncGenerator<readonly (Buffer | null)[]>
   /** Asks for a sign of life. Rejects when there is none; a server that is silent keeps it waiting. */
   ping(): Promise<void>
   /** Ends the connection at once; what waits on it fails with `reason`. */
@@ -39,6 +41,8 @@ export interface Wire {
   close(): void
 }
 
+/** Rows that a stream reads ahead. */
+const STREAMED_ROWS = 200
 /** How long a server has to answer the good-bye. */
 const GOODBYE_MS = 1_000
 
@@ -119,6 +123,19 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
     gone: gone.promise,
     async say(sql) {
       return resultOf(await ask<unknown>((done) => connection.query({ sql, rowsAsArray: true }, done)))
+    },
+    async *stream(sql) {
+      if (!isOpen) throw new DbError('unavailable', 'the connection to the database is closed')
+      const rows = connection
+        .query({ sql, rowsAsArray: true, typeCast: false })
+        .stream({ highWaterMark: STREAMED_ROWS })
+      const fail = (error: unknown): void => void rows.destroy(error as Error)
+      waiting.add(fail)
+      try {
+        for await (const row of rows) yield row as readonly (Buffer | null)[]
+      } finally {
+        waiting.delete(fail)
+      }
     },
     ping: () => ask<void>((done) => connection.ping((error) => done(error, undefined))),
     destroy: end,

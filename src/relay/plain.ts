@@ -4,29 +4,19 @@
  */
 import { GatewayError } from '../errors.ts'
 import { type Countable, codecs, type Peek } from '../protocol/index.ts'
+import {
+  invalid,
+  isObject,
+  listOf,
+  optionalBoolean,
+  optionalObject,
+  requestObject,
+  requiredText,
+  tokenLimit,
+} from '../protocol/shape.ts'
 import type { Reading } from './types.ts'
 
-type Json = Record<string, unknown>
 const chat = codecs['openai-chat']
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
-const listOf = (value: unknown): readonly unknown[] => (Array.isArray(value) ? value : [])
-const invalid = (reason: string): GatewayError => new GatewayError('invalid_request', { params: { reason } })
-/** No request may ask for more output tokens than this. */
-const MAX_OUTPUT_TOKENS = 1_073_741_823
-
-function modelOf(json: Json): string {
-  if (typeof json['model'] !== 'string' || json['model'] === '')
-    throw invalid('`model` must be a text that names a model')
-  return json['model']
-}
-
-function countOf(json: Json, name: string): number | undefined {
-  const value = json[name]
-  if (value === undefined || value === null) return undefined
-  if (typeof value !== 'number' || !Number.isInteger(value) || value < 0 || value > MAX_OUTPUT_TOKENS)
-    throw invalid(`\`${name}\` must be a whole number from 0 to ${MAX_OUTPUT_TOKENS}`)
-  return value
-}
 
 const texts = (value: unknown): readonly string[] =>
   typeof value === 'string' ? [value] : listOf(value).filter((item): item is string => typeof item === 'string')
@@ -50,26 +40,24 @@ const countableOf = (value: unknown): Countable => ({
 
 export const completions: Reading = {
   peek(value): Peek {
-    const json = value as Json
-    const model = modelOf(json)
-    const { prompt, stream } = json
+    const json = requestObject(value)
+    const model = requiredText(json, 'model')
+    const { prompt } = json
     if (prompt === undefined || prompt === null) throw invalid('`prompt` is missing')
     if (typeof prompt !== 'string' && !Array.isArray(prompt)) throw invalid('`prompt` must be a text or a list')
-    if (stream !== undefined && stream !== null && typeof stream !== 'boolean')
-      throw invalid('`stream` must be true or false')
-    const maxOutputTokens = countOf(json, 'max_tokens')
-    const choices = Math.max(countOf(json, 'n') ?? 1, countOf(json, 'best_of') ?? 1)
+    const maxOutputTokens = tokenLimit(json, ['max_tokens'])
+    const choices = Math.max(tokenLimit(json, ['n', 'best_of']) ?? 1, 1)
     const prompts = Array.isArray(prompt) && typeof prompt[0] !== 'number' ? Math.max(prompt.length, 1) : 1
-    const options = isObject(json['stream_options']) ? json['stream_options'] : {}
+    const includeUsage = optionalBoolean(optionalObject(json, 'stream_options') ?? {}, 'include_usage')
     return {
       model,
-      isStream: stream === true,
+      isStream: optionalBoolean(json, 'stream') === true,
       choices: choices * prompts,
       ...(maxOutputTokens !== undefined && { maxOutputTokens }),
-      ...(typeof options['include_usage'] === 'boolean' && { includeUsage: options['include_usage'] }),
+      ...(includeUsage !== undefined && { includeUsage }),
     }
   },
-  countable: (json) => countableOf((json as Json)['prompt']),
+  countable: (json) => countableOf(requestObject(json)['prompt']),
   // The chat codec reads the legacy `text` of choices, too.
   decodeResponse: chat.decodeResponse,
   streamDecoder: chat.streamDecoder,
@@ -77,14 +65,14 @@ export const completions: Reading = {
 
 export const embeddings: Reading = {
   peek(value): Peek {
-    const json = value as Json
-    const model = modelOf(json)
+    const json = requestObject(value)
+    const model = requiredText(json, 'model')
     const { input } = json
     if (input === undefined || input === null || (typeof input !== 'string' && !Array.isArray(input)))
       throw invalid('`input` must be a text or a list')
     return { model, isStream: false, maxOutputTokens: 0 }
   },
-  countable: (json) => countableOf((json as Json)['input']),
+  countable: (json) => countableOf(requestObject(json)['input']),
   decodeResponse(json) {
     if (!isObject(json) || !Array.isArray(json['data'])) throw new GatewayError('bad_response_body')
     const usage = isObject(json['usage']) ? { completion_tokens: 0, ...json['usage'] } : undefined

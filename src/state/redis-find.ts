@@ -29,21 +29,49 @@ interface Answer {
   readonly mode: RedisForm
   readonly isReplica: boolean
   readonly isLoading: boolean
-  /** What a Sentinel says of the name; absent if it knows none. */
-  readonly primary?: RedisPlace
+  /** What a Sentinel says of the name; absent if it knows none. `epoch` grows with each fail-over. */
+  readonly primary?: { readonly place: RedisPlace; readonly epoch: number }
 }
+
+/** What the others may take longer than the first place that can be used, before they are left out. */
+const STRAGGLER_MS = 200
 
 /** @throws Error when no place gives an answer that can be used; its message names each, without secrets */
 export async function findRedis(settings: RedisSettings): Promise<FoundRedis> {
   const address = parseRedisAddress(settings.address, settings.password)
   const places = address.path === undefined ? address.places : [undefined]
-  try {
-    return await Promise.any(
-      places.map(async (place) => judge(settings, address, place, await ask(settings, address, place))),
-    )
-  } catch (error) {
-    throw error instanceof AggregateError ? new Error(error.errors.map(messageOf).join('; ')) : error
-  }
+  const { found, errors } = await gather(
+    places.map(async (place) => {
+      const answer = await ask(settings, address, place)
+      return { epoch: answer.primary?.epoch ?? 0, redis: judge(settings, address, place, answer) }
+    }),
+  )
+  // Sentinels hear of a fail-over one after the other; the largest epoch is of the latest. Else as the address has them.
+  const [best] = found.toSorted((a, b) => b.epoch - a.epoch)
+  if (!best) throw new Error(errors.map(messageOf).join('; '))
+  return best.redis
+}
+
+/** Waits for all, but not long for the others once there is one. */
+async function gather<T>(asked: readonly Promise<T>[]): Promise<{ found: readonly T[]; errors: readonly unknown[] }> {
+  const found: T[] = []
+  const errors: unknown[] = []
+  const all = Promise.all(
+    asked.map((one, n) =>
+      one.then(
+        (value) => {
+          found[n] = value
+        },
+        (error: unknown) => void errors.push(error),
+      ),
+    ),
+  )
+  await Promise.any(asked).catch(() => undefined)
+  const enough = Promise.withResolvers<void>()
+  const timer = setTimeout(enough.resolve, STRAGGLER_MS)
+  await Promise.race([all, enough.promise])
+  clearTimeout(timer)
+  return { found: found.filter((value) => value !== undefined), errors }
 }
 
 function judge(
@@ -56,7 +84,7 @@ function judge(
   if (answer.mode === 'sentinel') {
     if (masterName === '') throw new Error(`${at}: is a Sentinel; name its primary in REDIS_MASTER_NAME`)
     if (!answer.primary) throw new Error(`${at}: this Sentinel knows no primary \`${masterName}\` (REDIS_MASTER_NAME)`)
-    return { form: 'sentinel', address, primary: answer.primary }
+    return { form: 'sentinel', address, primary: answer.primary.place }
   }
   if (answer.isLoading) throw new Error(`${at}: LOADING its data`)
   const unneeded = masterName === '' ? [] : [`REDIS_MASTER_NAME: ${at} is no Sentinel, so it is used directly`]
@@ -122,9 +150,12 @@ async function infoOf(client: Redis): Promise<string> {
 }
 
 /** @source https://redis.io/docs/latest/develop/reference/sentinel-clients/ */
-async function primaryOf(client: Redis, masterName: string): Promise<RedisPlace | undefined> {
-  const reply = await client.call('SENTINEL', 'get-master-addr-by-name', masterName)
-  return Array.isArray(reply) ? { host: String(reply[0]), port: Number(reply[1]) } : undefined
+async function primaryOf(client: Redis, masterName: string): Promise<Answer['primary']> {
+  const reply = await client.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', masterName)
+  if (!Array.isArray(reply)) return undefined
+  const fields = (await client.call('SENTINEL', 'MASTER', masterName)) as readonly unknown[]
+  const epoch = Number(fields[fields.indexOf('config-epoch') + 1])
+  return { place: { host: String(reply[0]), port: Number(reply[1]) }, epoch: Number.isInteger(epoch) ? epoch : 0 }
 }
 
 /** `name:value` lines of INFO. */

@@ -29,7 +29,7 @@ export interface RedisStateOptions extends RedisSettings {
   readonly connectWaitMs?: number
 }
 
-const RHYTHM = { probeEveryMs: 1_000, retryMinMs: 50, retryMaxMs: 1_000 }
+const RHYTHM = { probeEveryMs: 1_000, retryMinMs: 50, retryMaxMs: 500 }
 /** A key written during an outage is kept on this node for at most this long, so that the next outage does not meet it. */
 const FALLBACK_TTL_MS = 60_000
 /** A command that the server refuses, such as when its memory is full, is logged this often at most. */

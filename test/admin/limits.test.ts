@@ -25,7 +25,7 @@ describe('over two nodes that share a state', () => {
     testDb = await engine.freshDb()
     const state = createMemoryState({ clock: systemClock, log: silentLog })
     const limit = { count: LIMIT, windowSec: 180 }
-    const webLimits = { api: limit, web: limit, critical: { count: 4, windowSec: 1200 }, search: limit }
+    const webLimits = { api: limit, web: limit, critical: { count: 8, windowSec: 1200 }, search: limit }
     nodes = [
       await createTestNode(testDb.db, { state, webLimits }),
       await createTestNode(testDb.db, { state, webLimits }),
@@ -97,8 +97,8 @@ describe('over two nodes that share a state', () => {
 
   test('critical routes count for the address, and a new access token for the user too', async () => {
     const user = await newUser(nodes[0]!, root)
-    const replies = await burst(8, '/api/user/token', freshIp, user.token)
-    expect([count(replies, 200), count(replies, 429)]).toEqual([4, 4])
+    const replies = await burst(12, '/api/user/token', freshIp, user.token)
+    expect([count(replies, 200), count(replies, 429)]).toEqual([8, 4])
   })
 })
 

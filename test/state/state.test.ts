@@ -58,10 +58,16 @@ const nodePair = async (): Promise<Pair> => {
 
 const redisPair = async (settings: RedisSettings): Promise<Pair> => {
   const prefix = `test:${crypto.randomUUID()}:`
-  const fallback = createMemoryState({ clock: systemClock, log: silentLog })
-  // As two nodes would: one with several connections.
+  // As two nodes would: each with a state of its own behind it, one with several connections.
   const open = (connections: number): Promise<State> =>
-    openRedisState({ ...settings, prefix, fallback, connections, log: silentLog, connectWaitMs: 20_000 })
+    openRedisState({
+      ...settings,
+      prefix,
+      fallback: createMemoryState({ clock: systemClock, log: silentLog }),
+      connections,
+      log: silentLog,
+      connectWaitMs: 20_000,
+    })
   const [a, b] = [await open(1), await open(3)]
   return {
     a,
@@ -74,12 +80,9 @@ const redisPair = async (settings: RedisSettings): Promise<Pair> => {
 }
 
 const singlePair = async (): Promise<Pair> => redisPair({ address: (await redis()).url })
-const sentinelPair = async (): Promise<Pair> => {
-  const { url, masterName } = await startSentinelRedis({ password: 'data', sentinelPassword: 'sentinel' })
-  return redisPair({ address: url, masterName, sentinelPassword: 'sentinel' })
-}
-const clusterPair = async (): Promise<Pair> =>
-  redisPair({ address: (await startClusterRedis({ password: 'data' })).url })
+const sentinelPair = async (): Promise<Pair> =>
+  redisPair((await startSentinelRedis({ password: 'data', sentinelPassword: 'sentinel' })).settings)
+const clusterPair = async (): Promise<Pair> => redisPair((await startClusterRedis({ password: 'data' })).settings)
 
 const KINDS: readonly (readonly [string, State['kind'], () => Promise<Pair>])[] = [
   ['memory', 'memory', memoryPair],

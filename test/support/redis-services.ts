@@ -7,6 +7,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
+import type { RedisSettings } from '../../src/state/index.ts'
 import { eventually } from './eventually.ts'
 import { atEnd, freePort, spawnTied } from './services.ts'
 
@@ -24,20 +25,23 @@ export interface RedisNode {
 }
 
 export interface SentinelRedis {
-  /** Of the Sentinels, for `REDIS_CONN_STRING`; the name goes to `REDIS_MASTER_NAME`. */
-  readonly url: string
-  readonly masterName: string
+  /** How to reach it, for the state; the address leads to the Sentinels. */
+  readonly settings: RedisSettings & { readonly masterName: string }
+  /** The same, for a node. */
+  readonly env: Readonly<Record<string, string>>
   readonly sentinels: readonly RedisNode[]
   /** Who the Sentinels say is the primary. */
   primary(): Promise<RedisNode>
-  /** Waits until the Sentinels agree that a fail-over can be made. */
+  /** `SENTINEL failover`; tried until it is begun. */
+  failOver(): Promise<void>
+  /** Waits until the Sentinels agree that a fail-over can be made; most of half a minute after the last one. */
   settled(): Promise<void>
   remove(): Promise<void>
 }
 
 export interface ClusterRedis {
-  /** All nodes, for `REDIS_CONN_STRING`. */
-  readonly url: string
+  readonly settings: RedisSettings
+  readonly env: Readonly<Record<string, string>>
   readonly nodes: readonly RedisNode[]
   /** The primary that has the slot of a key. */
   primaryOf(key: string): Promise<RedisNode>
@@ -103,11 +107,18 @@ export async function startSentinelRedis(
   }
   await settled()
   const login = password ? `:${password}@` : ''
+  const address = `redis://${login}${sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')}`
   return {
-    url: `redis://${login}${sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')}`,
-    masterName: MASTER_NAME,
+    settings: { address, masterName: MASTER_NAME, sentinelPassword },
+    env: { REDIS_CONN_STRING: address, REDIS_MASTER_NAME: MASTER_NAME, REDIS_SENTINEL_PASSWORD: sentinelPassword },
     sentinels,
     settled,
+    async failOver() {
+      await eventually('a fail-over begins', () => sentinels[0]!.call('SENTINEL', 'FAILOVER', MASTER_NAME), {
+        withinMs: SLOW_MACHINE_MS,
+        everyMs: 100,
+      })
+    },
     async primary() {
       const [, port] = (await sentinels[0]!.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', MASTER_NAME)) as string[]
       return [first, second].find((node) => node.port === Number(port))!
@@ -167,8 +178,10 @@ export async function startClusterRedis(
   }
   await settled()
   const login = password ? `:${password}@` : ''
+  const address = `redis://${login}${nodes.map(({ port }) => `127.0.0.1:${port}`).join(',')}`
   return {
-    url: `redis://${login}${nodes.map(({ port }) => `127.0.0.1:${port}`).join(',')}`,
+    settings: { address },
+    env: { REDIS_CONN_STRING: address },
     nodes,
     async primaryOf(key) {
       const node = await living()

@@ -2,7 +2,7 @@
  * Brings the log rows of credits and edits from the main database, where they were written together with the money, to a
  * separate log database: each once. Work for one node at a time, but safe on several.
  */
-import { and, asc, eq, inArray } from 'drizzle-orm'
+import { and, asc, eq, inArray, sql } from 'drizzle-orm'
 import type { Db } from '../../db/index.ts'
 import type { CreditLogRow } from './balances.ts'
 

@@ -250,8 +250,14 @@ export function createBreakers(deps: {
     const { channelId, keyIndex } = subject
     const channelName = find(channelId)?.name ?? ''
     const facts = { channelId, name: channelName, keyIndex, forMs: Math.round(forMs), level }
-    if (why.isAsked) return log.info('a channel asked to be left alone for a while', facts)
-    if (why.isReopening || level > 0) return log.info('a channel still fails and is left alone for longer', facts)
+    if (why.isAsked) {
+      log.info('a channel asked to be left alone for a while', facts)
+      return
+    }
+    if (why.isReopening || level > 0) {
+      log.info('a channel still fails and is left alone for longer', facts)
+      return
+    }
     log.warn('a channel fails and is left alone for a while', facts)
     const part = keyIndex === undefined ? '' : `, key ${keyIndex}`
     alert({
@@ -273,7 +279,10 @@ export function createBreakers(deps: {
   const note = (subject: Subject, channel: Channel, outcome: Outcome, verdict: Verdict): void => {
     const nowMs = clock.monotonic()
     const retryAfterMs = outcome.error?.upstream?.status === 429 ? (outcome.error.retryAfterSec ?? 0) * 1000 : 0
-    if (subject.isOpen) return noteOpen(subject, outcome.startedAtMs ?? nowMs, verdict, retryAfterMs)
+    if (subject.isOpen) {
+      noteOpen(subject, outcome.startedAtMs ?? nowMs, verdict, retryAfterMs)
+      return
+    }
     if (outcome.isUnderWay || verdict === 'neither') return
     subject.outcomes.add(verdict === 'good', nowMs, windowMs())
     if (verdict === 'good') return
@@ -287,9 +296,9 @@ export function createBreakers(deps: {
   /** Only what was tried after the cool-down says how things are; the rest had left before, or had no other way to go. */
   const noteOpen = (subject: Subject, startedAtMs: number, verdict: Verdict, retryAfterMs: number): void => {
     if (startedAtMs < subject.untilMs) return
-    if (verdict === 'good') return shut(subject)
-    if (verdict === 'bad') return open(subject, { isReopening: true, waitMs: retryAfterMs, isAsked: false })
-    if (subject.permit) Object.assign(subject.permit, { state: 'free', sinceMs: clock.monotonic() })
+    if (verdict === 'good') shut(subject)
+    else if (verdict === 'bad') open(subject, { isReopening: true, waitMs: retryAfterMs, isAsked: false })
+    else if (subject.permit) Object.assign(subject.permit, { state: 'free', sinceMs: clock.monotonic() })
   }
   const judge = (subject: Subject, channel: Channel, nowMs: number, waitMs: number): void => {
     if (subject.isOpen || !channel.isAutoBan) return

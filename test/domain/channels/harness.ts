@@ -1,19 +1,24 @@
 /** The module on a real database: what a node has, without its HTTP. */
 
 import { type Db, readTopicVersions } from '../../../src/db/index.ts'
-import { createChannels } from '../../../src/domain/channels/index.ts'
+import { type ChannelsDeps, createChannels } from '../../../src/domain/channels/index.ts'
 import { createOptions } from '../../../src/domain/options/index.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { silentLog } from '../../../src/lib/log.ts'
 import { EMPTY_RING } from '../../../src/lib/sealed-text.ts'
-import { createMemoryState, createTopics } from '../../../src/state/index.ts'
+import { createMemoryState, createTopics, type State } from '../../../src/state/index.ts'
 import { providers, seeded } from './support.ts'
 
 export type Node = Awaited<ReturnType<typeof startNode>>
 
 /** One node; two of them on one database share nothing but it. */
-export const startNode = async (db: Db, log = silentLog, keyring = EMPTY_RING) => {
-  const state = createMemoryState({ clock: systemClock, log })
+export const startNode = async (
+  db: Db,
+  log = silentLog,
+  keyring = EMPTY_RING,
+  more: { readonly state?: State; readonly alert?: ChannelsDeps['alert'] } = {},
+) => {
+  const state = more.state ?? createMemoryState({ clock: systemClock, log })
   const topics = createTopics({
     state,
     readVersions: () => readTopicVersions(db),
@@ -34,6 +39,7 @@ export const startNode = async (db: Db, log = silentLog, keyring = EMPTY_RING) =
     clock: systemClock,
     random: seeded(),
     fetch: (url, init) => fetch(url, init),
+    ...(more.alert && { alert: more.alert }),
   })
   await options.ready()
   await channels.ready()
