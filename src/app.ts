@@ -50,6 +50,7 @@ import {
   createDependencies,
   createNodeRegistry,
   createNodeStatus,
+  createPresence,
   createSystemTasks,
   createTakeTurn,
   deriveSecrets,
@@ -375,13 +376,18 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       isExported: () => options.get('DataExportEnabled'),
     })
     lifecycle.defer('ledger', (remainingMs) => ledger.drain(remainingMs))
+    const presence = createPresence({ state, nodeId: node.nodeId, node: config.nodeName, log })
+    lifecycle.defer('presence', presence.stop)
+    await presence.show()
     await ledger.open()
     liveNodes = ledger.liveNodes
     // The cluster may have gone over to another secret while nobody could see this instance.
     refuse(await secrets.agreement.confirm())
 
-    /** Names this process alone; nodes may have one name. */
-    const processName = `${config.nodeName.slice(0, 90)}-${crypto.randomUUID()}`
+    /** Names this process alone, and its node for people: nodes may have one name. */
+    const processName = [config.nodeName.slice(0, 90), node.nodeId.slice(0, 8), crypto.randomUUID().slice(0, 8)].join(
+      '-',
+    )
     const jobLeaseMs = config.jobLeaseSec * 1000
     const tasks = createSystemTasks({ db, bus: state, worker: processName, ttlMs: jobLeaseMs })
     const registry = createNodeRegistry({
@@ -535,7 +541,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       alertRoutes({ http, raise: alert }),
       configRoutes({ variables: () => describeConfig(config), http }),
       clusterRoutes({
-        read: (names) => readClusterView(db, names),
+        read: async (names) => presence.compare(await readClusterView(db, names)),
         jobs: jobs.reports,
         nodeName: config.nodeName,
         http,
@@ -561,7 +567,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       role.redirectsPages && config.frontendBaseUrl !== '' ? createPageRedirect(config.frontendBaseUrl) : undefined
     const entrance = redirectPage
       ? new Elysia().onRequest(({ request, server }) =>
-          redirectPage(request, trusted.has(normaliseIp(server?.requestIP(request)?.address ?? ''))),
+          redirectPage(request, () => trusted.has(normaliseIp(server?.requestIP(request)?.address ?? ''))),
         )
       : new Elysia()
     const web = entrance

@@ -8,12 +8,15 @@ Commands:
   serve     run a node (default)
   doctor    check configuration, database, Redis, secrets, disk and clock
   keys      status | encrypt | decrypt | rotate | discard: upstream keys in the database
+  backup    <file>: copy the database while nodes use it; a name that ends in .gz is compressed
+  restore   <file>: put a backup into an empty database; --force replaces what is there
   version   print the version
 
 Options:
   --port <number>     port to listen on (3000); PORT wins over it
   --log-dir <folder>  also write log files there
   --user <uid:gid>    when started as root: own the data and log folders, then become this user
+  --force             let \`restore\` replace what the database holds
   --version           print the version
   --help              print this text
 
@@ -22,6 +25,8 @@ Everything else is set by environment variables or a .env file; \`headgate docto
 
 /** Wrong use of the command line, by the convention of sysexits. */
 const EXIT_USAGE = 64
+/** Commands that take one more word. */
+const WITH_A_WORD: ReadonlySet<string> = new Set(['keys', 'backup', 'restore'])
 
 async function main(args: readonly string[]): Promise<number> {
   const parsed = parse(args)
@@ -33,7 +38,7 @@ async function main(args: readonly string[]): Promise<number> {
   }
   if (values.version) return (await import('./commands/version.ts')).version()
   const [command = 'serve', ...rest] = positionals
-  const words = command === 'keys' ? rest.slice(1) : rest
+  const words = WITH_A_WORD.has(command) ? rest.slice(1) : rest
   if (words.length > 0) return misused(`\`${words.join(' ')}\` is one word too many`)
   const flags: Flags = { port: values.port, logDir: values['log-dir'], user: values.user }
   switch (command) {
@@ -46,6 +51,12 @@ async function main(args: readonly string[]): Promise<number> {
       const action = rest[0] ?? 'status'
       return isKeysAction(action) ? keys(flags, action) : misused(`there is no \`keys ${action}\``)
     }
+    case 'backup':
+      if (!rest[0]) return misused('`backup` needs the name of a file')
+      return (await import('./commands/backup.ts')).backup(flags, rest[0])
+    case 'restore':
+      if (!rest[0]) return misused('`restore` needs the name of a file')
+      return (await import('./commands/restore.ts')).restore(flags, rest[0], values.force === true)
     case 'version':
       return (await import('./commands/version.ts')).version()
     case 'worker': {
@@ -72,6 +83,7 @@ function parse(args: readonly string[]) {
         port: { type: 'string' },
         'log-dir': { type: 'string' },
         user: { type: 'string' },
+        force: { type: 'boolean' },
         version: { type: 'boolean', short: 'v' },
         help: { type: 'boolean', short: 'h' },
         // For workers, which only the supervisor starts.

@@ -2,7 +2,8 @@
  * Where pages have a public home, a slave sends a browser there that asked it under another name. Never in a circle: a
  * page is served where it was asked for if the hosts are the same, and wherever a redirect has led once.
  */
-export type PageRedirect = (request: Request, isProxyTrusted: boolean) => Response | undefined
+/** @param isProxyTrusted asked only for pages: may whoever sent this request tell the host that was asked? */
+export type PageRedirect = (request: Request, isProxyTrusted: () => boolean) => Response | undefined
 
 /** Marks an address that a redirect led to: a balancer that hides the host from its nodes sends it to a slave again. */
 const MARK = 'redirected'
@@ -18,7 +19,7 @@ export function createPageRedirect(baseUrl: string): PageRedirect {
     if ((method !== 'GET' && method !== 'HEAD') || !headers.get('accept')?.includes('text/html')) return undefined
     const { pathname, search, searchParams } = new URL(request.url)
     if (NOT_A_PAGE.test(pathname) || searchParams.has(MARK)) return undefined
-    const hosts = [headers.get('host'), ...(isProxyTrusted ? (headers.get('x-forwarded-host') ?? '').split(',') : [])]
+    const hosts = [headers.get('host'), ...(isProxyTrusted() ? (headers.get('x-forwarded-host') ?? '').split(',') : [])]
     if (hosts.some((host) => hostName(host ?? '') === home)) return undefined
     const location = `${baseUrl}${pathname}${search}${search === '' ? '?' : '&'}${MARK}=1`
     return new Response(null, { status: 307, headers: { location, 'cache-control': 'no-store', vary: 'Host, Accept' } })

@@ -53,7 +53,7 @@ export const systemInfoRoutes = ({
       '/instances/:node_name',
       async ({ request, params }) => {
         await http.actor(request, ROLE.root)
-        const name = decodeURIComponent(params.node_name)
+        const name = params.node_name
         const node = (await registry.list()).find((each) => each.name === name)
         if (!node) throw new GatewayError('node_not_found', { params: { name } })
         const removed = await registry.removeStale({ name })

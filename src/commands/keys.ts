@@ -8,15 +8,18 @@ import { discardUnreadable, type KeysReport, reportKeys, rewriteKeys } from '../
 import {
   deriveSecrets,
   differingFrom,
+  findLivingNodes,
   nodesWithout,
   type OwnSecrets,
   readAgreed,
   readPeers,
   readSalt,
 } from '../domain/cluster/index.ts'
+import { systemClock } from '../lib/clock.ts'
+import { lockDirectory } from '../lib/dir-lock.ts'
 import { silentLog } from '../lib/log.ts'
 import { becomeUser } from './become-user.ts'
-import { type Flags, preflight } from './preflight.ts'
+import { type Flags, ownFolders, preflight } from './preflight.ts'
 
 const ACTIONS = ['status', 'encrypt', 'decrypt', 'rotate', 'discard'] as const
 export type KeysAction = (typeof ACTIONS)[number]
@@ -65,8 +68,8 @@ async function run(db: Db, config: Config, action: KeysAction): Promise<number> 
     case 'decrypt':
       return done(await rewriteKeys(db, own.keyring, 'plain'), 'decrypted')
     case 'discard': {
-      const nodes = [...new Set((await readPeers(db)).map(({ node }) => node))]
-      if (nodes.length > 0) return refuse(`stop every node first; these may be running: ${nodes.join(', ')}`, 1)
+      const nodes = await runningNodes(db, config)
+      if (nodes.length > 0) return refuse(`stop every node first; these are running: ${nodes.join(', ')}`, 1)
       const given = await discardUnreadable(db, own.keyring, Math.floor(Date.now() / 1000))
       print(
         `${given.length} channels lost their key and are disabled${given.length > 0 ? `: ${given.join(', ')}` : ''}`,
@@ -79,6 +82,20 @@ async function run(db: Db, config: Config, action: KeysAction): Promise<number> 
       return done(await rewriteKeys(db, own.keyring, 'encrypted'), 'encrypted')
     }
   }
+}
+
+/** Another machine's nodes show themselves by their beats; the one that may have a SQLite file, by the lock of its folder. */
+async function runningNodes(db: Db, config: Config): Promise<readonly string[]> {
+  if (config.isSingleNode) {
+    const locks = ownFolders(config).map((folder) => lockDirectory(folder, 0))
+    for (const lock of locks) lock?.release()
+    return locks.every((lock) => lock !== undefined) ? [] : [config.nodeName]
+  }
+  return findLivingNodes(db, {
+    leaseMs: config.ledgerLeaseSec * 1000,
+    clock: systemClock,
+    onWait: (nodes) => print(`looking for the time of a lease whether these nodes live: ${nodes.join(', ')}`),
+  })
 }
 
 /** @returns why keys must not be encrypted with the current secret of this environment */

@@ -5,9 +5,9 @@
  */
 
 import { once } from 'node:events'
-import { createReadStream, createWriteStream, type ReadStream } from 'node:fs'
+import { createReadStream, createWriteStream, type ReadStream, WriteStream } from 'node:fs'
 import { open, rename, rm, stat } from 'node:fs/promises'
-import type { Readable, Writable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip, createGzip } from 'node:zlib'
 
@@ -57,8 +57,8 @@ export async function createBackupWriter(path: string, head: BackupHead): Promis
   const unfinished = `${path}.unfinished`
   const file = createWriteStream(unfinished, { flags: 'w', mode: MODE })
   await once(file, 'open')
-  const target: Writable = isCompressed(path) ? createGzip({ level: 6 }) : file
-  const done = target === file ? once(file, 'close') : pipeline(target, file)
+  const target = isCompressed(path) ? createGzip({ level: 6 }) : file
+  const done: Promise<unknown> = target instanceof WriteStream ? once(file, 'close') : pipeline(target, file)
   let failure: unknown
   done.catch((error: unknown) => {
     failure = error

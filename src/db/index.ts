@@ -3,14 +3,15 @@ import { eq, sql } from 'drizzle-orm'
 import type { Log } from '../lib/log.ts'
 import { utcDateTime, zonedDateTime } from './datetime.ts'
 import { createDb, type Db } from './db.ts'
-import { type MysqlDsn, parseDsn, parseSqlitePath } from './dsn.ts'
+import { parseDsn, parseSqlitePath } from './dsn.ts'
 import { DbError } from './error.ts'
 import { createMysqlKit, createSqliteKit } from './kit.ts'
 import { openMysql } from './mysql.ts'
-import { createWireOpener, type WireOptions } from './mysql-wire.ts'
+import { createWireOpener, wireOf } from './mysql-wire.ts'
 import { openSqlite } from './sqlite.ts'
 import { defineTables, LOG_TABLES, type TableName, type Tables } from './tables/index.ts'
 
+export { type BackupReport, backUp, restore } from './backup.ts'
 export type { Db, InsertInto, InsertQuery } from './db.ts'
 export { type Dsn, type MysqlDsn, maskDsn, parseDsn, parseSqlitePath } from './dsn.ts'
 export { DbError, type DbErrorKind } from './error.ts'
@@ -54,7 +55,6 @@ export interface OpenDbOptions {
 
 const SQLITE_PATH = 'one-api.db'
 const BUSY_TIMEOUT_MS = 5_000
-const CONNECT_TIMEOUT_MS = 10_000
 const STATEMENT_DEADLINE_MS = 30_000
 const RETRY_MS = 500
 
@@ -110,22 +110,6 @@ async function openOnce(options: OpenDbOptions): Promise<Db> {
 }
 
 const namesOf = (tables: Tables): readonly TableName[] => Object.keys(tables) as TableName[]
-
-function wireOf(dsn: MysqlDsn): WireOptions {
-  const { host, port, socketPath, user, password, database, collation, isCompressed, tls } = dsn
-  return {
-    host,
-    port,
-    user,
-    password,
-    database,
-    tls,
-    isCompressed,
-    connectTimeoutMs: dsn.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
-    ...(socketPath === undefined ? {} : { socketPath }),
-    ...(collation === undefined ? {} : { collation }),
-  }
-}
 
 /**
  * Raises the version of a topic, in the transaction that changed what the topic is about. Nodes that miss the message of

@@ -4,6 +4,7 @@
  */
 import { createConnection as createSocket, type Socket } from 'node:net'
 import mysql, { type ConnectionOptions, type ResultSetHeader } from 'mysql2'
+import type { MysqlDsn } from './dsn.ts'
 import type { Result } from './engine.ts'
 import { DbError } from './error.ts'
 
@@ -20,6 +21,23 @@ export interface WireOptions {
   /** a collation of utf8mb4 for the connection */
   readonly collation?: string
   readonly isCompressed?: boolean
+}
+
+/** How an address is connected to. */
+export function wireOf(dsn: MysqlDsn): WireOptions {
+  const { host, port, socketPath, user, password, database, collation, isCompressed, tls } = dsn
+  return {
+    host,
+    port,
+    user,
+    password,
+    database,
+    tls,
+    isCompressed,
+    connectTimeoutMs: dsn.connectTimeoutMs ?? CONNECT_TIMEOUT_MS,
+    ...(socketPath === undefined ? {} : { socketPath }),
+    ...(collation === undefined ? {} : { collation }),
+  }
 }
 
 export interface Wire {
@@ -41,6 +59,7 @@ export interface Wire {
   close(): void
 }
 
+const CONNECT_TIMEOUT_MS = 10_000
 /** Rows that a stream reads ahead. */
 const STREAMED_ROWS = 200
 /** How long a server has to answer the good-bye. */

@@ -4,6 +4,7 @@ export { createNodeState, type NodeReply, type NodeRequest, serveNodeState } fro
 export { openRedisState, type RedisStateOptions } from './redis.ts'
 export { parseRedisAddress } from './redis-address.ts'
 export type { RedisSettings } from './redis-find.ts'
+export { inspectRedis, type PrimaryReport, type RedisReport } from './redis-inspect.ts'
 export { createSnapshot, type Snapshot } from './snapshot.ts'
 export type { State } from './state.ts'
 export { createTopics, type Topics, type Tracked } from './topics.ts'

@@ -22,6 +22,8 @@ export const connectionOptions = (isTls: boolean, login: Login) =>
     ...(isTls ? { tls: {} } : {}),
     connectTimeout: CONNECT_MS,
     commandTimeout: ANSWER_MS,
+    // A silent server does not answer a farewell either.
+    disconnectTimeout: 50,
     keepAlive: 10_000,
     disableClientInfo: true,
   }) satisfies RedisOptions

@@ -12,6 +12,8 @@ export interface RedisSession {
   readonly doubt?: string
   /** One of the command connections. Those of one turn of the event loop share one, and with it a write. */
   commands(): RedisCommander
+  /** A connection to each primary: one, but for a Redis Cluster. */
+  primaries(): readonly Redis[]
   /** @throws when a primary does not answer, or takes no writes */
   probe(): Promise<void>
   /** A connection that may subscribe; the caller closes it. */
@@ -68,6 +70,7 @@ async function openPrimary(found: FoundRedis, options: SessionOptions): Promise<
     form,
     ...(doubt && { doubt }),
     commands: inTurn(clients),
+    primaries: () => clients.slice(0, 1),
     async probe() {
       const [first, ...others] = clients
       await Promise.all([
@@ -146,6 +149,7 @@ async function openCluster({ address, doubt }: FoundRedis, options: SessionOptio
     form: 'cluster',
     ...(doubt && { doubt }),
     commands: inTurn(clusters),
+    primaries: () => clusters[0]?.nodes('master') ?? [],
     async probe() {
       const nodes = clusters.flatMap((cluster) => cluster.nodes('master'))
       if (nodes.length < primaries * clusters.length) throw new Error('a primary of the Redis Cluster is gone')

@@ -122,6 +122,18 @@ for (const engine of ENGINES) {
       expect((await rowOf(id)).createdTime).toBeGreaterThan(5)
     })
 
+    test('limits of calls are numbers from 0 up, set one by one, and kept where an edit does not name them', async () => {
+      const { id } = await create({ rpm_limit: 60, concurrency_limit: 5 })
+      expect(await read(id)).toMatchObject({ rpm_limit: 60, tpm_limit: 0, concurrency_limit: 5 })
+      await put({ id, tpm_limit: 2_147_483_647, name: 'renamed' })
+      expect(await read(id)).toMatchObject({ rpm_limit: 60, tpm_limit: 2_147_483_647, concurrency_limit: 5 })
+      await put({ id, rpm_limit: 0 })
+      expect(await rowOf(id)).toMatchObject({ rpmLimit: 0, tpmLimit: 2_147_483_647, concurrencyLimit: 5 })
+      for (const wrong of [-1, 1.5, 2_147_483_648, 'many', null])
+        expect((await put({ id, rpm_limit: wrong })).json.code).toBe('invalid_parameters')
+      expect((await read(id)).rpm_limit).toBe(0)
+    })
+
     test('limits of names, quotas, expiry, addresses and groups', async () => {
       const refused = (body: Record<string, unknown>) =>
         node.refused('POST', '/api/token/', { token: user.token, body: { name: 'k', ...body } })

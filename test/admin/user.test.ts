@@ -297,6 +297,12 @@ for (const engine of ENGINES) {
         node.ok('PUT', '/api/user/', { token: root, body: { id: user.id, ...body } })
       await edit({ display_name: 'Other', remark: 'note', password: '', group: 'default' })
       expect((await node.call('GET', '/api/user/self', { token: user.token })).status).toBe(200)
+      await edit({ rpm_limit: 60, tpm_limit: 9_000 })
+      // Only administrators set what bounds a user, who sees it.
+      await node.call('PUT', '/api/user/self', { token: user.token, body: { rpm_limit: 0, display_name: 'Other' } })
+      const own = { rpm_limit: 60, tpm_limit: 9_000, concurrency_limit: 0 }
+      expect(await node.ok('GET', '/api/user/self', { token: user.token })).toMatchObject(own)
+      expect(await view(user.id)).toMatchObject(own)
       await edit({ group: 'vip' })
       expect(await node.refused('GET', '/api/user/self', { token: user.token })).toBe('AUTH_SESSION_REVOKED')
       const token = await logIn(node, user)

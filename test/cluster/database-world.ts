@@ -27,6 +27,8 @@ export interface World {
    * @returns how long the slowest took, ms
    */
   recovered(): Promise<number>
+  /** Keys that no node has seen, for tests that ask with them. */
+  readonly fresh: readonly MadeKey[]
   /** Ends the load and the nodes, and has the books compared. @param dsn of the database as it is in the end */
   finish(dsn: string): Promise<string>
   remove(): Promise<void>
@@ -38,9 +40,14 @@ const FRESH_KEYS = 12
 /** @param dsn where nodes find the database. @param options.nodes the first is the master; 2 if not given */
 export async function openWorld(
   dsn: string,
-  options: { readonly nodes?: number; readonly clients?: number; readonly env?: Readonly<Record<string, string>> } = {},
+  options: {
+    readonly nodes?: number
+    readonly clients?: number
+    readonly freshKeys?: number
+    readonly env?: Readonly<Record<string, string>>
+  } = {},
 ): Promise<World> {
-  const { nodes: count = 2, clients = 12 } = options
+  const { nodes: count = 2, clients = 12, freshKeys = FRESH_KEYS } = options
   const folder = await mkdtemp(join(tmpdir(), 'headgate-world-'))
   const upstream = await startUpstreamProcess(folder)
   const nodes: RealNode[] = []
@@ -70,7 +77,8 @@ export async function openWorld(
     await Promise.all(nodes.map((node) => node.ready(90_000)))
     await admin.setUp()
     const keys = await furnish(admin, upstream.url)
-    for (let n = 0; n < FRESH_KEYS; n += 1) fresh.push(await admin.apiKey(await admin.user(10_000_000)))
+    const owner = await admin.user(100_000_000)
+    for (let n = 0; n < freshKeys; n += 1) fresh.push(await admin.apiKey(owner))
     load = startLoad({ urls: nodes.map(({ url }) => url), keys, models: MODELS, clients, seed: 1 })
   } catch (error) {
     for (const node of nodes) console.log(await node.output())
@@ -85,6 +93,7 @@ export async function openWorld(
     admin,
     upstream,
     load: running,
+    fresh,
     completedSince() {
       const since = running.ends.complete - counted
       counted = running.ends.complete

@@ -94,7 +94,7 @@ test(
     })
     expect(looked.code).toBe(1)
     expect(looked.text).toContain('PROBLEM SQL_DSN: ')
-    expect(looked.text).toContain('WARNING REDIS_CONN_STRING: cannot be reached')
+    expect(looked.text).toContain('WARNING REDIS_CONN_STRING: cannot be used')
     expect(looked.text).not.toContain('hunter2')
   },
   LONG,

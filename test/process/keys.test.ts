@@ -1,6 +1,6 @@
 /** `headgate keys` beside a running node: what it changes, what it refuses, and that a database of New API is as it was in the end. */
 import { afterEach, describe, expect, test } from 'bun:test'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, readdir, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openDb } from '../../src/db/index.ts'
@@ -51,7 +51,7 @@ const prepare = async (env: Readonly<Record<string, string>>) => {
     cleanUps.push(() => db.close())
     return db
   }
-  return { node, keys, open }
+  return { folder, node, keys, open }
 }
 
 const keysOf = (found: Photograph): readonly string[] => (found.get('channels') ?? []).map((row) => row['key'] ?? '')
@@ -175,6 +175,7 @@ describe('headgate keys', () => {
 })
 
 test('before any node has used the database there is nothing to do, and no file is made', async () => {
-  const { keys } = await prepare(CRYPTO)
+  const { folder, keys } = await prepare(CRYPTO)
   expect(await keys(['status'])).toMatchObject({ code: 1, text: expect.stringContaining('start one first') })
+  expect(await readdir(folder)).toEqual([])
 })

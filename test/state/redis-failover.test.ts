@@ -130,7 +130,7 @@ if (HAS_SERVERS) {
       return now !== old && String(await now.call('ROLE')).startsWith('master')
     }
 
-    test(
+    test.concurrent(
       'the other one is made primary',
       withGroup(async (group, loaded) => {
         const old = await group.primary()
@@ -141,7 +141,7 @@ if (HAS_SERVERS) {
       60_000 + 60_000 * ROUNDS,
     )
 
-    test(
+    test.concurrent(
       'the primary is killed; one Sentinel, too',
       withGroup(async (group, loaded, round) => {
         const old = await group.primary()
@@ -154,7 +154,7 @@ if (HAS_SERVERS) {
       60_000 + 60_000 * ROUNDS,
     )
 
-    test(
+    test.concurrent(
       'the primary freezes, and wakes up when another has its place',
       withGroup(async (group, loaded) => {
         const old = await group.primary()
@@ -182,13 +182,9 @@ if (HAS_SERVERS) {
 
     const key = (): string => `${loaded.prefix}${KEYS[0]}`
     const otherThan = (old: RedisNode) => async () => (await redis.primaryOf(key())) !== old
-    const replicaOf = async (primary: RedisNode): Promise<RedisNode> => {
-      const [, , replicas] = (await primary.call('ROLE')) as [string, number, [string, string][]]
-      return redis.nodes.find(({ port }) => port === Number(replicas[0]![1]))!
-    }
     const faults: Readonly<Record<string, (primary: RedisNode) => Promise<() => Promise<void>>>> = {
       'CLUSTER FAILOVER': async (primary) => {
-        await (await replicaOf(primary)).call('CLUSTER', 'FAILOVER')
+        await redis.failOver(primary)
         return async () => undefined
       },
       'kill -9 of a primary': async (primary) => {

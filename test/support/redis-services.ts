@@ -45,6 +45,8 @@ export interface ClusterRedis {
   readonly nodes: readonly RedisNode[]
   /** The primary that has the slot of a key. */
   primaryOf(key: string): Promise<RedisNode>
+  /** Has a replica of this primary take its place. */
+  failOver(primary: RedisNode): Promise<void>
   /** Waits until every slot is served and every primary has a replica. */
   settled(): Promise<void>
   remove(): Promise<void>
@@ -189,6 +191,10 @@ export async function startClusterRedis(
       const shards = (await node.call('CLUSTER', 'SLOTS')) as [number, number, [string, number]][]
       const [, , [, port]] = shards.find(([from, to]) => from <= slot && slot <= to)!
       return nodes.find((each) => each.port === port)!
+    },
+    async failOver(primary) {
+      const [, , own] = (await primary.call('ROLE')) as [string, number, [string, string][]]
+      await nodes.find(({ port }) => port === Number(own[0]?.[1]))?.call('CLUSTER', 'FAILOVER')
     },
     settled,
     remove,

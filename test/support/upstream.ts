@@ -99,7 +99,7 @@ export function startUpstream(options: UpstreamOptions = {}) {
   const requests: RecordedRequest[] = []
   const ledger: LedgerLine[] = []
   const queue: Behaviour[] = []
-  const byModel = new Map<string, Behaviour>()
+  const byModel = new Map<string, Behaviour | (() => Behaviour)>()
   const paused = new Set<() => void>()
   const file = options.ledgerFile === undefined ? undefined : openSync(options.ledgerFile, 'a')
   let count = 0
@@ -122,7 +122,8 @@ export function startUpstream(options: UpstreamOptions = {}) {
       const headers = Object.fromEntries(request.headers)
       requests.push({ method: request.method, path, query: url.search, headers, body, model, json: () => json })
     }
-    const behaviour = queue.shift() ?? byModel.get(model) ?? behaviourOf(model)
+    const scripted = queue.shift() ?? byModel.get(model) ?? behaviourOf(model)
+    const behaviour = typeof scripted === 'function' ? scripted() : scripted
     if (request.method === 'GET') return Response.json(modelList(byModel))
     return perform(request, { path, json, model, bodyBytes: body.length }, behaviour, dialectOf(path))
   }
@@ -272,8 +273,8 @@ export function startUpstream(options: UpstreamOptions = {}) {
       if (!last) throw new Error('the upstream received nothing')
       return last
     },
-    /** From now on, what requests for this model get. */
-    on: (model: string, behaviour: Behaviour) => void byModel.set(model, behaviour),
+    /** From now on, what requests for this model get; a function is asked at each. */
+    on: (model: string, behaviour: Behaviour | (() => Behaviour)) => void byModel.set(model, behaviour),
     /** What the next requests get, one each, whatever their model. */
     next: (...behaviours: readonly Behaviour[]) => void queue.push(...behaviours),
     /** Lets answers go on that fell silent by `pauseAfter`. */
@@ -380,7 +381,7 @@ const cutResponse = (headers: Record<string, string>) =>
     { headers },
   )
 
-const modelList = (byModel: ReadonlyMap<string, Behaviour>) => ({
+const modelList = (byModel: ReadonlyMap<string, unknown>) => ({
   object: 'list',
   data: [...(byModel.size > 0 ? byModel.keys() : ['gpt-4o-mini', 'claude-sonnet-4-5'])].map((id) => ({
     id,

@@ -37,6 +37,8 @@ export interface Account {
   isUnknown: boolean
   /** least that was free since the last pass: not needed for so long */
   lowFree: number
+  /** With less than this free, more is fetched although nobody waits yet; 0: not. */
+  aheadBelow: number
   /** decaying sum of charges */
   spend: number
   spendAtMs: number
@@ -71,6 +73,7 @@ export function createAccount(key: AccountKey, nowMs: number): Account | undefin
       held: 0,
       isUnknown: false,
       lowFree: 0,
+      aheadBelow: 0,
       spend: 0,
       spendAtMs: nowMs,
       exactUntilMs: 0,

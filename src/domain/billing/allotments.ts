@@ -28,8 +28,8 @@ export interface TakeRequest {
   readonly wish: number
   /** instances that share the balance, 1 or more */
   readonly instances: number
-  /** instance id → number of this caller's recall, from earlier answers `waiting` */
-  readonly recalls: ReadonlyMap<string, number>
+  /** instance id → number of this caller's recall, from earlier answers `waiting`; without it nobody waits, and nobody is asked */
+  readonly recalls: ReadonlyMap<string, number> | undefined
 }
 
 export type TakeAnswer =
@@ -42,6 +42,8 @@ export type TakeAnswer =
       readonly recalls: ReadonlyMap<string, number>
       readonly news: ReadonlyMap<string, number>
     }
+
+const NOTHING: TakeAnswer = { kind: 'waiting', recalls: new Map(), news: new Map() }
 
 export interface GiveBackItem {
   readonly account: AccountKey
@@ -111,7 +113,7 @@ export function createAllotments(deps: {
   /** Raises the recall of every other part that has not heard of this caller; notes the numbers. */
   const recall = async (
     tx: Db,
-    request: TakeRequest,
+    request: { readonly account: AccountKey; readonly recalls: ReadonlyMap<string, number> },
     others: readonly { readonly instanceId: string; readonly recalled: number; readonly answered: number }[],
   ): Promise<TakeAnswer> => {
     const fresh = others.filter((row) => !request.recalls.has(row.instanceId))
@@ -163,6 +165,8 @@ export function createAllotments(deps: {
     let balance = quotaOf(row.balance)
 
     if (balance < need) {
+      const { recalls } = request
+      if (!recalls) return NOTHING
       const { others, ended, returned } = await othersOf(tx, instanceId, account)
       if (returned > 0) {
         balance = clampQuota(balance + returned)
@@ -181,7 +185,7 @@ export function createAllotments(deps: {
           ),
         )
       }
-      if (balance < need) return recall(tx, request, others)
+      if (balance < need) return recall(tx, { account, recalls }, others)
     }
 
     const amount = Math.max(need, Math.min(wish, Math.floor(balance / (2 * Math.max(1, request.instances)))))

@@ -30,6 +30,8 @@ const BATCH_CHARS = 1_000_000
  * the rows that many of them touch are written once. They are safe in the journal meanwhile.
  */
 const GATHER_MS = 200
+/** A database that is far away is left alone for as long as a flush takes: its rows are locked meanwhile, and others need them. */
+const GATHER_MAX_MS = 3_000
 /** An unknown outcome is looked at again this soon. */
 const LOOK_AGAIN_MS = 25
 const BACKOFF_MS = 100
@@ -310,6 +312,7 @@ export function createFlush(deps: {
     let timer: Timer | undefined
     let dueAtMs = Infinity
     let lastStartMs = -Infinity
+    let tookMs = 0
     let failures = 0
     let isStopped = false
 
@@ -336,10 +339,12 @@ export function createFlush(deps: {
           log.info('flushing again', { part })
           failures = 0
         }
+        tookMs = clock.monotonic() - lastStartMs
         if (part === 'main' && !outboxes().every((outbox) => isDone('log', outbox))) parts.log.kick()
         return (only ? [only] : outboxes()).every((outbox) => isDone(part, outbox))
       })
 
+    const gatherMs = (): number => Math.max(GATHER_MS, Math.min(2 * tookMs, GATHER_MAX_MS))
     const soon = (ms: number): void => {
       const at = clock.monotonic() + ms
       if (isStopped || at >= dueAtMs) return
@@ -354,7 +359,7 @@ export function createFlush(deps: {
     }
     const kick = (): void => {
       if (failures > 0) soon(Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** failures) * (0.75 + Math.random() / 2))
-      else soon(deps.isBatch ? deps.intervalMs : Math.max(0, lastStartMs + GATHER_MS - clock.monotonic()))
+      else soon(deps.isBatch ? deps.intervalMs : Math.max(0, lastStartMs + gatherMs() - clock.monotonic()))
     }
     return {
       pass,

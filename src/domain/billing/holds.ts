@@ -67,7 +67,10 @@ export function createHolds(deps: {
     if (!isLeased()) return false
     for (let i = 0; i < keys.length; i++) {
       const account = accountOf(keys[i]!)
-      if (account && account.waiters.length === 0 && tryHold(account, amount)) continue
+      if (account && account.waiters.length === 0 && tryHold(account, amount)) {
+        supply.lookAhead(account)
+        continue
+      }
       release(keys.slice(0, i), amount)
       return false
     }

@@ -104,7 +104,10 @@ export function createLedger(options: LedgerOptions): Ledger {
           const account = accounts.get(key)
           if (!account) continue
           account.pending -= quota
-          account.amount -= paid.get(key) ?? 0
+          const payment = paid.get(key) ?? 0
+          // The row had less than memory thought: it was returned behind our back.
+          if (payment < Math.min(account.amount, quota)) account.isUnknown = true
+          account.amount -= payment
         }
       },
       appliedUnseen(instanceId, charged) {

@@ -36,6 +36,8 @@ const AWAY_RETRY_MS = 250
 const PROOF_MS = 1_000
 /** After answering a recall an instance takes no more than it needs for so long, ms. */
 const EXACT_MS = 10_000
+/** The time that an acquire takes is a mean over about so many. */
+const TAKES_REMEMBERED = 4
 
 export interface Tenancy {
   /** The instance that spends now; changes when it was found ended. */
@@ -67,6 +69,8 @@ export function createSupply(deps: {
 }) {
   const { allotments, tenancy, bus, clock, log } = deps
   let acquires = 0
+  /** What an acquire takes of late, ms. */
+  let takeMs = 0
   let recallsSent = 0
   let recallsAnswered = 0
   let isClosed = false
@@ -127,7 +131,7 @@ export function createSupply(deps: {
       const need = waiter.amount - freeOf(account)
       const wanted =
         account.waiters.reduce((sum, other) => sum + (other.isDone ? 0 : other.amount), 0) - freeOf(account)
-      const wish = now < account.exactUntilMs ? need : Math.max(Math.ceil(recentSpend(account, now)), wanted)
+      const wish = now < account.exactUntilMs ? need : Math.max(wishOf(account, now), wanted)
       const answer = await allotments.take({
         instanceId: id,
         account: account.key,
@@ -140,13 +144,52 @@ export function createSupply(deps: {
       // Taken by an instance that has ended meanwhile: its row goes back by itself.
       if (id !== tenancy.id()) return 'stale'
       account.touchedAtMs = clock.monotonic()
+      takeMs += (clock.monotonic() - now - takeMs) / TAKES_REMEMBERED
       if (answer.kind === 'taken') {
-        acquires++
-        account.amount += answer.amount
-        account.version = answer.version
+        taken(account, answer)
+        // An account that gave less than was wished is not rich: it is not parked away before somebody needs it.
+        if (answer.amount >= wish && wish > need) account.aheadBelow = answer.amount / 2
       } else if (answer.kind === 'insufficient') account.proof = { need, untilMs: clock.monotonic() + PROOF_MS }
       return answer
     })
+
+  const taken = (account: Account, answer: Extract<TakeAnswer, { kind: 'taken' }>): void => {
+    acquires++
+    account.amount += answer.amount
+    account.version = answer.version
+  }
+
+  /** What two seconds cost of late, and what is spent while the database takes its time. */
+  const wishOf = (account: Account, nowMs: number): number =>
+    Math.ceil(recentSpend(account, nowMs) * (1 + takeMs / 1_000))
+
+  const takeAhead = async (account: Account): Promise<void> => {
+    const id = tenancy.id()
+    const now = clock.monotonic()
+    if (isClosed || account.isUnknown || !tenancy.isLeased() || now < account.exactUntilMs) return
+    const wish = wishOf(account, now)
+    if (wish < 1) return
+    try {
+      const answer = await allotments.take({
+        instanceId: id,
+        account: account.key,
+        version: account.version,
+        need: 1,
+        wish,
+        instances: tenancy.instances(),
+        recalls: undefined,
+      })
+      if (id !== tenancy.id() || answer.kind !== 'taken') return
+      takeMs += (clock.monotonic() - now - takeMs) / TAKES_REMEMBERED
+      taken(account, answer)
+      if (answer.amount >= wish) account.aheadBelow = answer.amount / 2
+    } catch (error) {
+      // Whoever needs the money asks again, and deals with the cause; only what is unknown must be known.
+      const isUnknown =
+        error instanceof VersionMismatch || (error instanceof DbError && error.kind === 'unknown-outcome')
+      if (id === tenancy.id() && isUnknown) account.isUnknown = true
+    }
+  }
 
   const pause = async (account: Account, ms: number): Promise<void> => {
     const over = Promise.withResolvers<void>()
@@ -235,6 +278,13 @@ export function createSupply(deps: {
 
   return {
     resync,
+
+    /** Fetches more in time, so that callers do not wait for a database that is far away. Call it after each hold. */
+    lookAhead(account: Account): void {
+      if (freeOf(account) >= account.aheadBelow) return
+      account.aheadBelow = 0
+      void runAlone(account, () => takeAhead(account)).then(() => serveWaiting(account))
+    },
 
     /**
      * Sets `amount` aside, now or after waiting.

@@ -10,7 +10,6 @@ import type { Clock } from '../../lib/clock.ts'
 export const BREAKER_TOPIC = 'channel-health'
 
 export interface Known {
-  readonly channelId: number
   readonly isOpen: boolean
   readonly version: number
   readonly level: number
@@ -32,6 +31,11 @@ export interface Opening {
 }
 
 const KEEP_MS = 86_400_000
+/** What nobody has tried for so long is as good as anything: it is open no more. */
+const ABANDONED_MS = 600_000
+
+const isOpenRow = ({ state, untilMs }: { readonly state: string; readonly untilMs: number }, nowMs: number): boolean =>
+  state === 'open' && untilMs > nowMs - ABANDONED_MS
 
 export type BreakerRows = ReturnType<typeof createBreakerRows>
 
@@ -55,9 +59,14 @@ export function createBreakerRows(deps: { readonly db: Db; readonly clock: Clock
       return new Map(
         rows
           .filter((row) => !past.includes(row.subject))
-          .map(({ subject, channelId, state, version, level, untilMs }) => [
-            subject,
-            { channelId, isOpen: state === 'open', version, level, untilMs: untilMs + offsetMs },
+          .map((row) => [
+            row.subject,
+            {
+              isOpen: isOpenRow(row, dbNowMs),
+              version: row.version,
+              level: row.level,
+              untilMs: row.untilMs + offsetMs,
+            },
           ]),
       )
     },
@@ -71,8 +80,8 @@ export function createBreakerRows(deps: { readonly db: Db; readonly clock: Clock
           await tx.insertIgnore(breakers, { subject, channelId, state: 'closed', changedAtMs: 0 })
         }
         const row = await find()
-        if (!row || row.version !== version || (row.state === 'open') !== opening.isReopening) return undefined
         const nowMs = await tx.now()
+        if (!row || row.version !== version || isOpenRow(row, nowMs) !== opening.isReopening) return undefined
         const isCalm = !opening.isReopening && nowMs - row.changedAtMs > opening.calmMs(row.level)
         const level = isCalm ? 0 : row.level + (opening.keepsLevel ? 0 : 1)
         const state = {

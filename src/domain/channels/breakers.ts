@@ -174,7 +174,7 @@ export function createBreakers(deps: {
 
   /** What the database says goes before what was thought here, unless that is on its way there. */
   const adopt = (known: ReadonlyMap<string, Known>): void => {
-    for (const [name, row] of known) if (row.isOpen && find(row.channelId)) named(name)
+    for (const [name, row] of known) if (row.isOpen) named(name)
     for (const subject of allSubjects()) {
       if (subject.pending > 0) continue
       const row = known.get(subject.name)
@@ -249,7 +249,7 @@ export function createBreakers(deps: {
   ): void => {
     const { channelId, keyIndex } = subject
     const channelName = find(channelId)?.name ?? ''
-    const facts = { channelId, name: channelName, keyIndex, forMs: Math.round(forMs), level }
+    const facts = { channelId, name: channelName, keyIndex, forMs: Math.round(forMs), inARow: level + 1 }
     if (why.isAsked) {
       log.info('a channel asked to be left alone for a while', facts)
       return
@@ -262,7 +262,7 @@ export function createBreakers(deps: {
     const part = keyIndex === undefined ? '' : `, key ${keyIndex}`
     alert({
       kind: 'channel-disabled',
-      key: `channel:${subject.name}`,
+      key: `channel:${subject.name}:cooling`,
       text: `Channel ${channelId} (${channelName}${part}) fails and is left alone for ${Math.ceil(forMs / 1000)} s or until it works again`,
     })
   }

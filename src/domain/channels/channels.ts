@@ -207,11 +207,15 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
   }
 
   const removeIds = (ids: readonly number[]): Promise<number> =>
-    write(async (tx) => {
-      let removed = 0
-      for (const id of [...new Set(ids)].sort((a, b) => a - b)) if (await deleteRow(tx, id)) removed++
-      return removed
-    }, BULK)
+    writeAnew(
+      async () => ids,
+      async (tx) => {
+        let removed = 0
+        for (const id of [...new Set(ids)].sort((a, b) => a - b)) if (await deleteRow(tx, id)) removed++
+        return removed
+      },
+      BULK,
+    )
 
   const opened = (row: Row): Row => ({ ...row, key: storedKeys.open(row.key) })
   const parsed = (row: Row): Channel => parseChannel(opened(row), checkProvider(providers, row.type ?? 0), () => {})

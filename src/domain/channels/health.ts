@@ -64,8 +64,9 @@ export const createHealth = (deps: {
   const disable = async (channel: Channel, { keyIndex, error }: Failure): Promise<void> => {
     const key = channel.multiKey ? channel.keys[keyIndex] : undefined
     const reason = redactText(error.upstream?.message ?? error.public).slice(0, MAX_REASON_LENGTH)
+    const atSec = Math.floor(clock.now() / 1000)
     const effect = await db.transaction(async (tx) => {
-      const done = await disableRow(tx, channel, { keyIndex, key, reason, openKey }, Math.floor(clock.now() / 1000))
+      const done = await disableRow(tx, channel, { keyIndex, key, reason, openKey }, atSec)
       if (done !== 'nothing') await bump(tx)
       return done
     })
@@ -80,7 +81,8 @@ export const createHealth = (deps: {
     const part = effect === 'key' ? `Key ${keyIndex} of channel` : 'Channel'
     alert({
       kind: 'channel-disabled',
-      key: effect === 'key' ? `channel:${channel.id}:${keyIndex}` : `channel:${channel.id}`,
+      // Each is an event of its own, whoever brought the channel back in between.
+      key: `channel:${channel.id}${effect === 'key' ? `:${keyIndex}` : ''}@${atSec}`,
       text: `${part} ${channel.id} (${channel.name}) was disabled: ${reason}`,
     })
     await published()

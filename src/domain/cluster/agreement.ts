@@ -19,6 +19,7 @@ import {
   replaceAgreed,
   SECRETS_TOPIC,
 } from './fingerprints.ts'
+import { findLivingNodes } from './living.ts'
 
 export interface AgreementDeps {
   readonly db: Db
@@ -39,7 +40,6 @@ export interface AgreementDeps {
 
 /** How often an unfinished roll-out is looked at. */
 const LOOK_MS = 2_000
-const WATCH_MS = 250
 
 export function createAgreement(deps: AgreementDeps) {
   const { db, own, nodeId, log, clock } = deps
@@ -61,27 +61,19 @@ export function createAgreement(deps: AgreementDeps) {
       : names
   }
 
-  /** Watches the beats of other nodes until one moves, or none did for a whole lease: never by comparing clocks. */
-  const othersLive = async (): Promise<readonly string[]> => {
-    const others = async () => (await readPeers(db)).filter((peer) => peer.nodeId !== nodeId)
-    const first = await others()
-    if (deps.isAlone || first.length === 0) return []
-    const beats = new Map(first.map(({ id, beat }) => [id, beat]))
-    log.warn('a variable differs from the cluster; looking whether another node lives', {
-      variables: differing(),
-      nodes: [...new Set(first.map(({ node }) => node))],
-    })
-    const silenceMs = Math.max(deps.leaseMs, Number(agreed.LEDGER_LEASE ?? 0) * 1000)
-    const until = clock.monotonic() + silenceMs
-    while (clock.monotonic() < until) {
-      await Bun.sleep(WATCH_MS)
-      const now = await others()
-      const living = now.filter(({ id, beat }) => beats.get(id) !== beat)
-      if (living.length > 0) return [...new Set(living.map(({ node }) => node))]
-      if (now.length === 0) return []
-    }
-    return []
-  }
+  const othersLive = async (): Promise<readonly string[]> =>
+    deps.isAlone
+      ? []
+      : findLivingNodes(db, {
+          exceptNodeId: nodeId,
+          leaseMs: deps.leaseMs,
+          clock,
+          onWait: (nodes) =>
+            log.warn('a variable differs from the cluster; looking whether another node lives', {
+              variables: differing(),
+              nodes,
+            }),
+        })
 
   /** @returns what keeps this node from serving, in words that name the variable; undefined if nothing does */
   const join = async (): Promise<string | undefined> => {

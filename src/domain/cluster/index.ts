@@ -41,7 +41,9 @@ export {
   WORKING_STATES,
 } from './instances.ts'
 export { createTakeTurn, type TakeTurn, type Turn, type TurnOutcome, type TurnRequest } from './leases.ts'
+export { findLivingNodes } from './living.ts'
 export { createNodeStatus, type NodeLoad, type NodeStatus, type OwnStatus } from './node-status.ts'
+export { createPresence, type Presence } from './presence.ts'
 export { createNodeRegistry, type NodeInfo, type NodeRegistry, nodeInfo, type RegisteredNode } from './registry.ts'
 export { type Claim, createSystemTasks, type SystemTask, type SystemTasks, type TaskEnd } from './tasks.ts'
 export { type ClusterView, readClusterView } from './view.ts'

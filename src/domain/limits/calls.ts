@@ -56,14 +56,14 @@ interface Taken {
 }
 
 /** How long the place of a call outlives its node. */
-const HOLD_MS = 15_000
+const HOLD_MS = 10_000
 /** When a place becomes free is not known; this is when asking again is no burden. */
 const PLACE_RETRY_MS = 1_000
 
 export function createCallLimits(deps: {
   readonly counts: Counts
   readonly clock: Clock
-  /** How long a place is held without being renewed, ms; 15,000. */
+  /** How long a place is held without being renewed, ms; 10,000. */
   readonly holdMs?: number
 }): CallLimits {
   const { counts, clock, holdMs = HOLD_MS } = deps

@@ -1,6 +1,7 @@
 /** What all nodes must have alike: who may join, who decides first, and how the cluster goes over to another secret. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'bun:test'
 import { eq } from 'drizzle-orm'
+import { readTopicVersions } from '../../../src/db/index.ts'
 import {
   createAgreement,
   createInstances,
@@ -11,7 +12,9 @@ import {
 } from '../../../src/domain/cluster/index.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { createLog, type LogSink } from '../../../src/lib/log.ts'
+import { createMemoryState, createTopics } from '../../../src/state/index.ts'
 import { ENGINES, type TestDb } from '../../support/engines.ts'
+import { eventually } from '../../support/eventually.ts'
 
 interface Settings {
   readonly session: readonly string[]
@@ -30,6 +33,7 @@ for (const engine of ENGINES) {
   describe(`agreement on ${engine.name}`, () => {
     let testDb: TestDb
     const lines: string[] = []
+    const alerts: string[] = []
     const sink: LogSink = { write: (line) => lines.push(line), close: async () => {} }
     const log = createLog({ level: 'debug', sinks: [sink] })
 
@@ -39,6 +43,7 @@ for (const engine of ENGINES) {
     afterAll(() => testDb.close())
     beforeEach(async () => {
       lines.length = 0
+      alerts.length = 0
       await testDb.db.delete(testDb.db.tables.clusterInstances)
       await testDb.db.delete(testDb.db.tables.clusterMeta)
     })
@@ -54,6 +59,7 @@ for (const engine of ENGINES) {
         isCryptoDerived: false,
         unreadable: async () => undefined,
         leaseMs: settings.ledgerLeaseSec * 1000,
+        alert: ({ kind }) => alerts.push(kind),
         log,
         clock: systemClock,
       })
@@ -168,6 +174,34 @@ for (const engine of ENGINES) {
         await newHeart.stop()
       }
     }, 30_000)
+
+    test('a node that slept while the cluster took other secrets is not ready any more, and says so once', async () => {
+      const sleeper = await nodeOf(OLD, 'a')
+      expect(await sleeper.agreement.join()).toBeUndefined()
+      const state = createMemoryState({ clock: systemClock, log })
+      const topics = createTopics({
+        state,
+        readVersions: () => readTopicVersions(testDb.db),
+        everyMs: 20,
+        fullReloadMs: 60_000,
+        log,
+        clock: systemClock,
+      })
+      sleeper.agreement.follow(topics)
+      topics.start()
+      try {
+        expect(sleeper.agreement.problem()).toBeUndefined()
+        expect(await (await nodeOf({ ...OLD, session: ['second'] }, 'b')).agreement.join()).toBeUndefined()
+        await eventually('the node notices', () => sleeper.agreement.problem()?.startsWith('SESSION_SECRET:'))
+        await eventually('an operator is told', () => alerts.length > 0)
+        await topics.changed('secrets')
+        expect(alerts).toEqual(['secret-mismatch'])
+      } finally {
+        await sleeper.agreement.close()
+        await topics.stop()
+        await state.close()
+      }
+    })
 
     test('an instance of a release that tells no secrets keeps the old one signing', async () => {
       const node = await nodeOf({ ...OLD, session: ['new session', 'old session'] }, 'b')

@@ -99,6 +99,17 @@ for (const engine of ENGINES) {
       await otherDb.close()
     })
 
+    test('limits of groups name known bounds, in whole numbers from 0 up', async () => {
+      await store({})
+      const { options, close } = await node(testDb.db)
+      await options.set({ GroupLimits: '{"vip":{"rpm":10,"concurrency":0}}' })
+      expect(options.get('GroupLimits')['vip']).toEqual({ rpm: 10, concurrency: 0 })
+      for (const wrong of ['{"vip":{"rpm":-1}}', '{"vip":{"rps":1}}', '{"vip":{"tpm":1.5}}', '{"vip":10}', '[]'])
+        expect(await refusalOf(options.set({ GroupLimits: wrong }))).toStartWith('option_invalid')
+      expect(options.get('GroupLimits')['vip']).toMatchObject({ rpm: 10 })
+      await close()
+    })
+
     test('a write of several keys is all or nothing', async () => {
       await store({})
       const { options, close } = await node(testDb.db)

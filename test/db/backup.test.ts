@@ -1,0 +1,237 @@
+/** A backup holds every value of every table, ours or not; what is damaged or would destroy something is refused. */
+import { afterEach, describe, expect, test } from 'bun:test'
+import { mkdtemp, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { asEngineDb } from '../../src/db/db.ts'
+import { backUp, type Db, findMissing, openDb, restore, syncSchema } from '../../src/db/index.ts'
+import { silentLog } from '../../src/lib/log.ts'
+import { ENGINES, SERVER_ENGINE, sqlServer, type TestEngine } from '../support/engines.ts'
+import { fillNewApi, photograph } from './taken-over.ts'
+
+const log = silentLog
+/** Texts that a careless copy would change. */
+const ODD = [
+  `\\' or 1=1 -- `,
+  `''\\`,
+  'two\nlines\r\n',
+  '\u0000\u001a\t',
+  '-- Headgate end {}',
+  `);\nINSERT INTO users VALUES (1);`,
+  '中文 😀 𠮷',
+  '',
+  'ä'.repeat(3_000),
+]
+
+interface Place {
+  readonly dsn: string
+  readonly sqlitePath: string
+}
+let undo: (() => Promise<void>)[] = []
+afterEach(async () => {
+  for (const work of undo.reverse()) await work()
+  undo = []
+})
+
+async function temporary(): Promise<string> {
+  const folder = await mkdtemp(join(tmpdir(), 'headgate-backup-'))
+  undo.push(() => rm(folder, { recursive: true, force: true }))
+  return folder
+}
+
+/** A database that nobody is connected to. */
+async function emptyPlace(engine: TestEngine): Promise<Place> {
+  if (!engine.isServer) return { dsn: '', sqlitePath: join(await temporary(), 'test.db') }
+  const server = await sqlServer()
+  const database = `test_${crypto.randomUUID().replaceAll('-', '')}`
+  await server.execute(`create database ${database} character set utf8mb4`)
+  undo.push(() => server.execute(`drop database ${database}`))
+  return { dsn: server.dsn(database), sqlitePath: '' }
+}
+
+const within = async <T>(place: Place, work: (db: Db) => Promise<T>): Promise<T> => {
+  const db = await openDb({ ...place, log })
+  try {
+    return await work(db)
+  } finally {
+    await db.close()
+  }
+}
+const counts = new Map<string, number>()
+const onTable = (table: string, rows: number): void => void counts.set(table, rows)
+const copy = (main: Place, path: string) => backUp({ main, path, version: 'test', onTable })
+const putBack = (target: Place, path: string, isForced = false) =>
+  restore({ target, path, part: 'main', isForced, onTable })
+
+/** A database of New API with this release's tables, one table of somebody else, and odd values. */
+async function fill(db: Db): Promise<void> {
+  await fillNewApi(db, 'today', '中文 😀')
+  await syncSchema(db, { log })
+  const raw = asEngineDb(db)
+  if (db.engine === 'mysql') {
+    await raw.raw(
+      'create table `some body` (a varbinary(300), b bit(9), c double, d decimal(30,10), e datetime(6), f json, g blob, h int as (i + 1) virtual, i int not null, j timestamp(3) null, k enum("x","y"), key `by i` (i))',
+      [],
+      'schema',
+    )
+    await raw.raw(
+      "insert into `some body` (a, b, c, d, e, f, g, i, j, k) values (0x00ff275c0a, b'101010101', 1e-300, 12345678901234567890.0123456789, '2026-08-01 12:00:00.123456', '{\"big\": 12345678901234567890}', 0x0a0d1a, 7, '2026-08-01 12:00:00.5', 'y'), (null, null, null, null, null, null, '', -1, null, null)",
+    )
+  } else await raw.raw('create table "some body" (a blob, i integer)', [], 'schema')
+  const { options, logs } = db.tables
+  await db.insert(options).values(ODD.map((value, n) => ({ key: `odd${n}`, value })))
+  for (let n = 0; n < 5; n++)
+    await db
+      .insert(logs)
+      .values(Array.from({ length: 500 }, (_, at) => ({ userId: at, content: `${ODD[at % 8]}${n}` })))
+}
+
+for (const engine of ENGINES)
+  describe(`backups of ${engine.name}`, () => {
+    test.each(['copy.sql', 'copy.gz'])(
+      'what comes back from %s is what was there, to the value, also for tables that are not ours',
+      async (name) => {
+        const from = await emptyPlace(engine)
+        const before = await within(from, async (db) => {
+          await fill(db)
+          return photograph(db)
+        })
+        const path = join(await temporary(), name)
+        expect((await copy(from, path)).uneven).toBe(0)
+        expect(counts.get('logs')).toBeGreaterThan(2_000)
+        const to = await emptyPlace(engine)
+        await putBack(to, path)
+        await within(to, async (db) => {
+          expect(await photograph(db)).toEqual(before)
+          expect(await findMissing(db)).toEqual([])
+          // A sync finds nothing to do, and the next id is the one that would have come next.
+          const changes: string[] = []
+          await syncSchema(db, { log: { ...log, info: (text) => changes.push(text) } })
+          expect(changes).toEqual([])
+          const ids = await Promise.all(
+            [from, to].map((place) =>
+              within(place, (each) => each.insertId(each.tables.users, { username: 'next', password: 'x' })),
+            ),
+          )
+          expect(ids[0]).toBe(ids[1]!)
+        })
+        expect((await readdir(join(path, '..'))).sort()).toEqual([name])
+      },
+      60_000,
+    )
+
+    test('a database that holds something is left alone, unless it is to be replaced; files are never replaced', async () => {
+      const from = await emptyPlace(engine)
+      await within(from, fill)
+      const path = join(await temporary(), 'copy')
+      await copy(from, path)
+      await expect(copy(from, path)).rejects.toThrow('there already')
+      const to = await emptyPlace(engine)
+      await within(to, async (db) => {
+        await syncSchema(db, { log })
+        await db.insert(db.tables.options).values({ key: 'kept', value: 'x' })
+      })
+      await expect(putBack(to, path)).rejects.toThrow('not empty')
+      await within(to, async (db) => expect(await db.$count(db.tables.options)).toBe(1))
+      await putBack(to, path, true)
+      await within(to, async (db) => {
+        expect(await photograph(db)).toEqual(await within(from, photograph))
+      })
+    }, 60_000)
+
+    test('a backup that was cut off, changed or is something else is refused before anything is touched', async () => {
+      const from = await emptyPlace(engine)
+      await within(from, fill)
+      const folder = await temporary()
+      const to = await emptyPlace(engine)
+      const whole = join(folder, 'whole')
+      const packed = join(folder, 'packed.gz')
+      await copy(from, whole)
+      await copy(from, packed)
+      const bytes = await readFile(whole)
+      const damaged = {
+        cut: bytes.subarray(0, bytes.length >> 1),
+        changed: Buffer.from(bytes),
+        other: Buffer.from('x'),
+      }
+      // In the middle of what SQLite calls a page and SQL a text.
+      damaged.changed.fill(0, bytes.length >> 1, (bytes.length >> 1) + (engine.isServer ? 1 : 8_192))
+      for (const [name, content] of Object.entries(damaged)) {
+        await writeFile(join(folder, name), content)
+        await expect(putBack(to, join(folder, name))).rejects.toThrow()
+      }
+      await truncate(packed, (await readFile(packed)).length - 100)
+      await expect(putBack(to, packed)).rejects.toThrow()
+      await within(to, async (db) => expect(await photograph(db)).toEqual(new Map()))
+    }, 60_000)
+  })
+
+if (SERVER_ENGINE) {
+  const engine = SERVER_ENGINE
+  test('the client of the server itself restores a backup as well', async () => {
+    const from = await emptyPlace(engine)
+    const before = await within(from, async (db) => {
+      await fill(db)
+      return photograph(db)
+    })
+    const path = join(await temporary(), 'copy.sql')
+    await copy(from, path)
+    const to = await emptyPlace(engine)
+    const { socketPath } = await sqlServer()
+    const client = Bun.spawn(['mariadb', '--no-defaults', '-uroot', `-S${socketPath}`, to.dsn.split('/').at(-1)!], {
+      stdin: Bun.file(path),
+      stderr: 'pipe',
+    })
+    expect(await new Response(client.stderr).text()).toBe('')
+    expect(await client.exited).toBe(0)
+    await within(to, async (db) => expect(await photograph(db)).toEqual(before))
+  }, 60_000)
+
+  test('one moment is copied, whatever is written while it is', async () => {
+    const from = await emptyPlace(engine)
+    await within(from, async (db) => {
+      await syncSchema(db, { log })
+      const { users, clusterMeta } = db.tables
+      await db.insert(users).values({ username: 'giver', password: 'x', quota: 1_000_000 })
+      await db.insert(clusterMeta).values({ key: 'zz', value: '0' })
+      let isOver = false
+      let moved = 0
+      // From one table to another that is copied much earlier or later.
+      const mover = (async () => {
+        for (; !isOver; moved += 1)
+          await db.transaction(async (tx) => {
+            await tx.update(users).set({ quota: 1_000_000 - moved })
+            await tx.upsert(
+              clusterMeta,
+              { key: 'zz', value: String(moved) },
+              { key: [clusterMeta.key], set: { value: String(moved) } },
+            )
+          })
+      })()
+      const path = join(await temporary(), 'copy.sql')
+      await copy(from, path)
+      isOver = true
+      await mover
+      const to = await emptyPlace(engine)
+      await putBack(to, path)
+      await within(to, async (restored) => {
+        const [user] = await restored.select().from(restored.tables.users)
+        const meta = await restored.select().from(restored.tables.clusterMeta)
+        expect(user?.quota).toBe(1_000_000 - Number(meta.find(({ key }) => key === 'zz')?.value))
+      })
+      expect(moved).toBeGreaterThan(1)
+    })
+  }, 60_000)
+
+  test('a database that a node is connected to is not restored into', async () => {
+    const from = await emptyPlace(engine)
+    const path = join(await temporary(), 'copy.sql')
+    await within(from, (db) => syncSchema(db, { log }))
+    await copy(from, path)
+    const to = await emptyPlace(engine)
+    await within(to, async (db) => {
+      await db.now()
+      await expect(putBack(to, path, true)).rejects.toThrow('stop every node first')
+    })
+  }, 60_000)
+}
