@@ -1,30 +1,54 @@
 /**
- * Writes the README's table of variables from their definitions, between its two markers. With `--check` it only says
- * whether the table is as it should be.
+ * Writes the tables of variables from their definitions, between two markers: into the README and into the pages of the
+ * cluster guide, one of which is in Chinese. With `--check` it only says whether the tables are as they should be.
  */
 import { join } from 'node:path'
-import { IGNORED_VARIABLES, SECTIONS, VARIABLES, type Variable } from '../src/config-variables.ts'
+import { IGNORED_VARIABLES, SECTIONS, VARIABLES, type Variable, type VariableKey } from '../src/config-variables.ts'
+import { DESCRIPTIONS_ZH, SECTIONS_ZH } from './variables-zh.ts'
 
 const BEGIN = '<!-- variables: made by `bun scripts/readme.ts` -->'
 const END = '<!-- /variables -->'
 
-/** The README's text with the table as the definitions have it. @throws if the markers are not there */
-export function withVariables(readme: string): string {
-  const begin = readme.indexOf(BEGIN)
-  const end = readme.indexOf(END)
-  if (begin < 0 || end < begin) throw new Error('the README lacks the markers of the table of variables')
-  return `${readme.slice(0, begin + BEGIN.length)}\n${table()}\n${readme.slice(end)}`
+interface Language {
+  readonly sections: Readonly<Record<string, string>>
+  readonly columns: readonly [fallback: string, meaning: string]
+  readonly describe: (key: VariableKey) => string
+  readonly ignored: (names: readonly string[]) => string
 }
 
-function table(): string {
-  const sections = Object.entries(SECTIONS).map(([section, title]) => {
-    const rows = Object.values(VARIABLES)
-      .filter((variable) => variable.section === section)
-      .map((variable: Variable<unknown>) => `| ${names(variable)} | ${fallback(variable)} | ${variable.description} |`)
-    return `\n| ${title} | Default | Meaning |\n| --- | --- | --- |\n${rows.join('\n')}`
+const ENGLISH: Language = {
+  sections: SECTIONS,
+  columns: ['Default', 'Meaning'],
+  describe: (key) => VARIABLES[key].description,
+  ignored: (names) => `Accepted and without effect in this release: ${names.join(', ')}.`,
+}
+const CHINESE: Language = {
+  sections: SECTIONS_ZH,
+  columns: ['默认值', '说明'],
+  describe: (key) => DESCRIPTIONS_ZH[key] ?? VARIABLES[key].description,
+  ignored: (names) => `可以设置、但在本版本中不起作用：${names.join('、')}。`,
+}
+
+/** Pages that have the table, from the root of the repository. */
+export const PAGES = ['README.md', 'compose/variables.md', 'compose/variables.zh.md'] as const
+
+/** A page's text with the table as the definitions have it. @throws if the markers are not there */
+export function withVariables(page: string, path: string = PAGES[0]): string {
+  const begin = page.indexOf(BEGIN)
+  const end = page.indexOf(END)
+  if (begin < 0 || end < begin) throw new Error(`${path} lacks the markers of the table of variables`)
+  return `${page.slice(0, begin + BEGIN.length)}\n${table(path.endsWith('.zh.md') ? CHINESE : ENGLISH)}\n${page.slice(end)}`
+}
+
+function table({ sections, columns, describe, ignored }: Language): string {
+  const variables = Object.entries(VARIABLES) as unknown as readonly (readonly [VariableKey, Variable<unknown>])[]
+  const parts = Object.keys(SECTIONS).map((section) => {
+    const rows = variables
+      .filter(([, variable]) => variable.section === section)
+      .map(([key, variable]) => `| ${names(variable)} | ${fallback(variable)} | ${describe(key)} |`)
+    return `\n| ${sections[section]} | ${columns.join(' | ')} |\n| --- | --- | --- |\n${rows.join('\n')}`
   })
-  const ignored = IGNORED_VARIABLES.map((name) => `\`${name}\``).join(', ')
-  return `${sections.join('\n')}\n\nAccepted and without effect in this release: ${ignored}.\n`
+  return `${parts.join('\n')}\n\n${ignored(IGNORED_VARIABLES.map((name) => `\`${name}\``))}\n`
 }
 
 const names = (variable: Variable<unknown>): string =>
@@ -36,12 +60,14 @@ function fallback({ fallback: value }: Variable<unknown>): string {
 }
 
 if (import.meta.main) {
-  const path = join(import.meta.dir, '..', 'README.md')
-  const before = await Bun.file(path).text()
-  const after = withVariables(before)
-  if (process.argv.includes('--check')) {
-    if (before !== after)
-      console.error('The table of variables in the README is not up to date; run `bun scripts/readme.ts`.')
-    process.exitCode = before === after ? 0 : 1
-  } else await Bun.write(path, after)
+  for (const page of PAGES) {
+    const path = join(import.meta.dir, '..', page)
+    const before = await Bun.file(path).text()
+    const after = withVariables(before, page)
+    if (!process.argv.includes('--check')) await Bun.write(path, after)
+    else if (before !== after) {
+      console.error(`The table of variables in ${page} is not up to date; run \`bun scripts/readme.ts\`.`)
+      process.exitCode = 1
+    }
+  }
 }

@@ -21,6 +21,7 @@ import { metricsRoutes } from './admin/metrics-routes.ts'
 import { openApiRoutes } from './admin/openapi-routes.ts'
 import { optionRoutes } from './admin/option-routes.ts'
 import { createPageRedirect } from './admin/page-redirect.ts'
+import { performanceRoutes } from './admin/performance-routes.ts'
 import { pricingRoutes } from './admin/pricing-routes.ts'
 import { redemptionRoutes } from './admin/redemption-routes.ts'
 import { selfRoutes } from './admin/self-routes.ts'
@@ -44,10 +45,11 @@ import {
 import { createAccounts } from './domain/accounts/index.ts'
 import { createAudit } from './domain/audit.ts'
 import { createLedger, createPrices, deliverCreditLogs } from './domain/billing/index.ts'
-import { beginKeysAtRest, createChannels, lockedKeys } from './domain/channels/index.ts'
+import { beginKeysAtRest, createChannels, createTestChannels, lockedKeys } from './domain/channels/index.ts'
 import {
   createAgreement,
   createDependencies,
+  createLoadGuard,
   createNodeRegistry,
   createNodeStatus,
   createPresence,
@@ -64,11 +66,12 @@ import {
   settingsInfo,
 } from './domain/cluster/index.ts'
 import { createCallLimits, createCounts, createWebLimits } from './domain/limits/index.ts'
-import { type Alerts, createAlerts, createMailer } from './domain/notify/index.ts'
+import { type Alerts, createAlerts, createMailer, pruneAlerts } from './domain/notify/index.ts'
 import { createBaseUrl, createOptions, type Options } from './domain/options/index.ts'
 import { cleanLogs, createHourlyReads, createLogReads, createModelCatalog } from './domain/usage/index.ts'
 import {
   buildIndexesJob,
+  CHANNEL_TEST,
   cleanClusterJob,
   cleanSessionsJob,
   createJobRunner,
@@ -78,6 +81,10 @@ import {
   logCleanUpTask,
   sweepLedgerJob,
   syncLogSchemaJob,
+  testChannelsJob,
+  testChannelsTask,
+  testPeriodMs,
+  updateBalancesJob,
   watchClusterJob,
 } from './jobs/index.ts'
 import { systemClock } from './lib/clock.ts'
@@ -86,7 +93,8 @@ import { clientIp, normaliseIp, PRIVATE_NETWORKS, parseCidrs } from './lib/ip.ts
 import { createLifecycle } from './lib/lifecycle.ts'
 import { refuseNewConnections } from './lib/listener.ts'
 import type { Log } from './lib/log.ts'
-import { createResourceMeter } from './lib/resources.ts'
+import { createLogFiles } from './lib/log-files.ts'
+import { createResourceMeter, isContainer } from './lib/resources.ts'
 import { openCounters } from './lib/shared-counters.ts'
 import { createMetrics, readingsOf } from './metrics.ts'
 import type { NodeLink, ProbedDependency, Readiness } from './node.ts'
@@ -272,7 +280,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       list: [
         { name: 'database', form: () => db.engine, ping: () => db.now() },
         ...(isLogSeparate ? [{ name: 'log database', form: () => logDb.engine, ping: () => logDb.now() }] : []),
-        ...(state === node.state ? [] : [{ name: 'Redis', form: () => state.kind, ping: () => pingState(state) }]),
+        ...(state === node.state ? [] : [{ name: 'Redis', form: state.form, ping: () => pingState(state) }]),
       ],
       log,
       clock,
@@ -416,8 +424,14 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
           (signal) => pruneInstances(db, signal),
           (signal) => tasks.prune(signal),
           () => registry.removeStale({ olderThanSec: FORGET_NODE_SEC }),
+          () => pruneAlerts(db),
         ]),
         buildIndexesJob((signal) => buildIndexes(db, { log, signal })),
+        testChannelsJob(
+          () => tasks.request(CHANNEL_TEST, {}),
+          () => testPeriodMs(config, options),
+        ),
+        updateBalancesJob(channels, config.channelUpdateMinutes),
         ...(isLogSeparate
           ? [
               syncLogSchemaJob(() => syncSchema(logDb, { log, version })),
@@ -435,7 +449,10 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     jobs.start()
     const taskRunner = createTaskRunner({
       tasks,
-      kinds: [logCleanUpTask((wanted, run) => cleanLogs(logDb, wanted, run))],
+      kinds: [
+        logCleanUpTask((wanted, run) => cleanLogs(logDb, wanted, run)),
+        testChannelsTask(createTestChannels({ db, channels, options, pauseMs: config.pollingIntervalSec * 1000, log })),
+      ],
       role,
       ttlMs: jobLeaseMs,
       log,
@@ -453,6 +470,22 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     const counts = createCounts({ state, share: () => liveNodes(), log })
     const callLimits = createCallLimits({ counts, clock })
     lifecycle.defer('limits', callLimits.close)
+    const cpus = await countCpus()
+    const guard = createLoadGuard({
+      bus: node.state,
+      worker: node.workerIndex,
+      read: createResourceMeter({ folder: config.dataDir, cpus, clock }).read,
+      thresholds: () => ({
+        isOn: options.get('performance_setting.monitor_enabled'),
+        cpu: options.get('performance_setting.monitor_cpu_threshold'),
+        memory: options.get('performance_setting.monitor_memory_threshold'),
+        disk: options.get('performance_setting.monitor_disk_threshold'),
+      }),
+      onThresholds: options.onChange,
+      clock,
+      log,
+    })
+    lifecycle.defer('load', guard.stop)
     const relay = createRelay({
       accounts,
       channels,
@@ -466,6 +499,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       clientIp: ipOf,
       // A node that is stopping still serves what meets it, until its listener closes.
       isReady: () => ledger.isWritable(),
+      overload: guard.overload,
       version,
       nodeName: config.nodeName,
       isErrorLogged: config.errorLogEnabled,
@@ -489,6 +523,13 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         ledger: ledger.stats,
         pool: db.poolUse,
         dependencies: dependencies.states,
+        snapshotAgeMs: channels.ageMs,
+        kept: () => ({
+          accounts: ledger.stats().accounts,
+          api_keys: accounts.cachedKeys(),
+          channel_health: channels.watched(),
+        }),
+        overload: guard.overload,
       }),
     )
 
@@ -526,9 +567,20 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       userRoutes({ accounts, http }),
       apiKeyRoutes({ accounts, http }),
       redemptionRoutes({ accounts, http }),
-      channelRoutes({ channels, options, http, isPassword: accounts.self.isPassword }),
+      channelRoutes({
+        channels,
+        options,
+        http,
+        isPassword: accounts.self.isPassword,
+        tasks,
+        testTask: CHANNEL_TEST,
+      }),
       optionRoutes({ options, prices, http }),
-      logRoutes({ logs: createLogReads({ db, logDb, clock }), http, readableApiKey }),
+      logRoutes({
+        logs: createLogReads({ db, logDb, clock, isExported: () => options.get('DataExportEnabled') }),
+        http,
+        readableApiKey,
+      }),
       dataRoutes({ hourly: createHourlyReads({ db }), http }),
       pricingRoutes({
         options,
@@ -545,6 +597,17 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         jobs: jobs.reports,
         nodeName: config.nodeName,
         http,
+      }),
+      performanceRoutes({
+        options,
+        guard,
+        calls: relay.active,
+        logFiles: createLogFiles(config.logDir),
+        nodeName: config.nodeName,
+        isContainer: await isContainer(),
+        collectGarbage: () => Bun.gc(true),
+        http,
+        clock,
       }),
       systemInfoRoutes({ registry, http }),
       systemTaskRoutes({ tasks, http, batchSize: LOG_CLEAN_UP_BATCH, clock }),
@@ -614,8 +677,10 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       server.reload({
         async fetch(request: Request) {
           lastRequestAtMs = clock.monotonic()
-          return lastAnswer(await web.handle(request))
+          return lastAnswer(await web.handle(withFindablePath(request)))
         },
+        // Those that the framework had handed to the runtime would go on answering past the function above.
+        routes: {},
       } as never)
       await Bun.sleep(Math.min(LOOK_AWAY_MS, remainingMs / 10))
       // A balancer that keeps connections uses them up before it finds the port closed and looks elsewhere.
@@ -634,10 +699,12 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       const misfit = secrets.agreement.problem()
       return [
         ...(ledger.isWritable() ? [] : [`the journal in ${config.dataDir} takes no charges: is the disk full?`]),
+        ...(ledger.hasLease() ? [] : ['the database has been away for longer than LEDGER_LEASE']),
         ...(misfit === undefined ? [] : [misfit]),
       ]
     }
-    // A node whose database or Redis is away still serves who is known to it, so that alone makes no node unready.
+    // A node whose database or Redis is away still serves whom it knows, so that alone makes no node unready. What ends
+    // it is the lease: a node without one refuses every call, and others may have theirs.
     probed = () => [
       ...dependencies.states().map(({ name, isUp }) => ({ name, up: isUp })),
       { name: 'journal', up: ledger.isWritable() },
@@ -647,7 +714,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     const reporting = setInterval(report, READINESS_EVERY_MS)
     lifecycle.defer('readiness', () => clearInterval(reporting))
 
-    const meter = createResourceMeter({ folder: config.dataDir, cpus: await countCpus(), clock })
+    const meter = createResourceMeter({ folder: config.dataDir, cpus, clock })
     const self = {
       name: config.nodeName,
       isNamed: config.isNodeNamed,
@@ -737,6 +804,12 @@ async function clockAheadOf(db: Db): Promise<number> {
   const askedAtMs = systemClock.now()
   const databaseMs = await db.now()
   return Math.round((askedAtMs + systemClock.now()) / 2 - databaseMs)
+}
+
+/** Without the runtime's router, the framework looks for the path behind the eleventh character of a URL, and misses it behind the name of a short host. */
+function withFindablePath(request: Request): Request {
+  const at = request.url.indexOf('/', 'http://'.length)
+  return at < 11 ? new Request(`http://localhost${request.url.slice(at)}`, request) : request
 }
 
 /** A connection that is kept alive would meet a closed port next. */

@@ -351,6 +351,31 @@ export const VARIABLES = {
   ),
 
   // Accounts and jobs
+  channelTestMinutes: integer(
+    'accounts',
+    'CHANNEL_TEST_FREQUENCY',
+    0,
+    'Minutes between tests of all channels; 0: as `monitor_setting.auto_test_channel_enabled` and `…_minutes` say',
+  ),
+  channelTestWanted: text(
+    'accounts',
+    'CHANNEL_TEST_ENABLED',
+    '',
+    '`true` or `false` turns these tests on or off, whatever else says so',
+    { choices: ['', 'true', 'false', '1', '0'] },
+  ),
+  pollingIntervalSec: integer(
+    'accounts',
+    'POLLING_INTERVAL',
+    0,
+    'Pause between two channels of such a test, in seconds',
+  ),
+  channelUpdateMinutes: integer(
+    'accounts',
+    'CHANNEL_UPDATE_FREQUENCY',
+    0,
+    'Minutes between readings of the balances of channels at their upstreams; 0: never',
+  ),
   apiRateLimitEnable: boolean(
     'accounts',
     'GLOBAL_API_RATE_LIMIT_ENABLE',
@@ -405,7 +430,6 @@ export const RUNTIME_VARIABLES: readonly string[] = [
  * yet, or always on.
  */
 export const IGNORED_VARIABLES: readonly string[] = [
-  'CHANNEL_TEST_FREQUENCY',
   'GENERATE_DEFAULT_TOKEN',
   'GIN_MODE',
   'ENABLE_PPROF',
@@ -437,9 +461,6 @@ export const IGNORED_VARIABLES: readonly string[] = [
   'ALI_ANTHROPIC_MESSAGES_MODELS',
   'LINUX_DO_TOKEN_ENDPOINT',
   'LINUX_DO_USER_ENDPOINT',
-  'CHANNEL_UPDATE_FREQUENCY',
-  'CHANNEL_TEST_ENABLED',
-  'POLLING_INTERVAL',
   'CHANNEL_UPSTREAM_MODEL_UPDATE_TASK_ENABLED',
   'CHANNEL_UPSTREAM_MODEL_UPDATE_TASK_INTERVAL_MINUTES',
   'CHANNEL_UPSTREAM_MODEL_UPDATE_MIN_CHECK_INTERVAL_SECONDS',

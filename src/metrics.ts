@@ -234,21 +234,45 @@ export interface Figures {
     readonly setAside: number
     readonly acquires: number
     readonly recallsSent: number
+    /** ms */
+    readonly oldestChargeMs: number
+    readonly leaseLeftMs: number
+    readonly outboxBytes: number
   }
   /** Connections to the main database; undefined where there is no pool. */
   readonly pool: () =>
     | { readonly max: number; readonly open: number; readonly busy: number; readonly waiting: number }
     | undefined
   readonly dependencies: () => readonly { readonly name: string; readonly isUp: boolean }[]
+  /** Since what routing reads was last loaded, ms. */
+  readonly snapshotAgeMs: () => number
+  /** Entries in memory, by what they are of: none may grow without end. */
+  readonly kept: () => Readonly<Record<string, number>>
+  /** What there is too much of to take calls, if there is. */
+  readonly overload: () => string | undefined
 }
 
-export function readingsOf({ isReady, calls, ledger, pool, dependencies }: Figures): readonly Reading[] {
+export function readingsOf({
+  isReady,
+  calls,
+  ledger,
+  pool,
+  dependencies,
+  snapshotAgeMs,
+  kept, overload,
+}: Figures): readonly Reading[] {
   const charges = (figures: ReturnType<Figures['ledger']>) => ({
     main: figures.unflushedMain,
     log: figures.unflushedLog,
   })
   return [
     { name: 'headgate_ready', help: '1 if this node takes calls', join: 'min', read: () => Number(isReady()) },
+    {
+      name: 'headgate_overloaded',
+      help: '1 while this node refuses calls, since it has more than it can serve',
+      join: 'max',
+      read: () => Number(overload() !== undefined),
+    },
     { name: 'headgate_calls_running', help: 'Calls being answered', read: calls },
     {
       name: 'headgate_outbox_charges',
@@ -257,11 +281,29 @@ export function readingsOf({ isReady, calls, ledger, pool, dependencies }: Figur
       read: () => charges(ledger()),
     },
     {
+      name: 'headgate_outbox_oldest_seconds',
+      help: 'Age of the oldest charge on this disk that a database does not have yet',
+      join: 'max',
+      read: () => ledger().oldestChargeMs / 1000,
+    },
+    {
+      name: 'headgate_outbox_bytes',
+      help: 'Disk in use by charges, those included that are kept in case a database goes back',
+      read: () => ledger().outboxBytes,
+    },
+    {
+      name: 'headgate_lease_left_seconds',
+      help: 'What is left of the lease under which this node spends quota; below 0 it takes no calls that cost',
+      join: 'min',
+      read: () => ledger().leaseLeftMs / 1000,
+    },
+    {
       name: 'headgate_charges_put_aside',
       help: 'Charges that need a person: `quarantine` was refused by the database, `outbox` fits no database',
       label: 'place',
       read: () => ({ quarantine: ledger().quarantined, outbox: ledger().setAside }),
     },
+    { name: 'headgate_kept_entries', help: 'Entries in memory, by what they are of', label: 'of', read: kept },
     { name: 'headgate_allotted_quota', help: 'Quota units parked at this node', read: () => ledger().allotted },
     { name: 'headgate_held_quota', help: 'Quota units of calls under way', read: () => ledger().held },
     { name: 'headgate_open_holds', help: 'Holds of calls under way', read: () => ledger().openHolds },
@@ -277,6 +319,12 @@ export function readingsOf({ isReady, calls, ledger, pool, dependencies }: Figur
       help: 'Connections of the pool to the main database; `waiting` are callers without one',
       label: 'state',
       read: () => ({ ...pool() }),
+    },
+    {
+      name: 'headgate_snapshot_age_seconds',
+      help: 'Since channels were last loaded; more than SYNC_FREQUENCY while they cannot be',
+      join: 'max',
+      read: () => snapshotAgeMs() / 1000,
     },
     {
       name: 'headgate_dependency_up',

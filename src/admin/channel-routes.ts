@@ -2,6 +2,7 @@
 import { Elysia, t } from 'elysia'
 import { channelPermissions } from '../domain/accounts/index.ts'
 import { type ChannelFilter, SORT_FIELDS, type SortField } from '../domain/channels/index.ts'
+import type { SystemTasks } from '../domain/cluster/index.ts'
 import type { Options } from '../domain/options/index.ts'
 import { GatewayError } from '../errors.ts'
 import { allowOnChannels } from './channel-access.ts'
@@ -11,10 +12,13 @@ import { type Actor, envelope, idParams, ok, pageFields, pageOf, pageSchema, par
 
 export interface ChannelRoutesDeps extends ChannelKeyRoutesDeps {
   readonly options: Pick<Options, 'get'>
+  readonly tasks: Pick<SystemTasks, 'request' | 'current'>
+  /** Type of the task that tests all channels. */
+  readonly testTask: string
 }
 
 export const channelRoutes = (deps: ChannelRoutesDeps) => {
-  const { channels, options, http } = deps
+  const { channels, options, http, tasks, testTask } = deps
 
   const allow = allowOnChannels(http)
   const mayWriteSensitive = (actor: Actor): boolean => channelPermissions(actor.role).sensitive_write
@@ -154,6 +158,60 @@ export const channelRoutes = (deps: ChannelRoutesDeps) => {
         }),
         response: envelope(t.Array(t.String())),
         detail: { summary: 'Models that an upstream lists, before its channel is saved' },
+      },
+    )
+    .get(
+      '/update_balance',
+      async ({ request }) => {
+        await allow(request, 'operate')
+        await channels.updateBalances(request.signal)
+        return ok()
+      },
+      {
+        response: plainEnvelope,
+        detail: { summary: 'Read the balances of all enabled channels; one that holds nothing is disabled' },
+      },
+    )
+    .get(
+      '/update_balance/:id',
+      async ({ request, params }) => {
+        await allow(request, 'operate')
+        return { success: true, message: '', balance: await channels.updateBalance(params.id) }
+      },
+      {
+        params: idParams,
+        response: t.Object({
+          success: t.Boolean(),
+          message: t.String(),
+          balance: t.Number({ description: 'In the currency of the upstream' }),
+        }),
+        detail: { summary: 'Read the balance of one channel' },
+      },
+    )
+    .get(
+      '/test',
+      async ({ request, status }) => {
+        await allow(request, 'operate')
+        const task = await tasks.request(testTask, {})
+        if (task) return ok({ task_id: task.taskId, status: task.status })
+        const live = await tasks.current(testTask)
+        const refusal = new GatewayError('task_is_live', { params: { id: live?.taskId ?? testTask } })
+        return status(409, {
+          success: false,
+          message: http.language(request) === 'en' ? refusal.public : refusal.publicZh,
+          data: { task_id: live?.taskId ?? '', status: live?.status ?? '', type: testTask },
+        })
+      },
+      {
+        response: {
+          200: envelope(t.Object({ task_id: t.String(), status: t.String() })),
+          409: t.Object({
+            success: t.Boolean(),
+            message: t.String(),
+            data: t.Object({ task_id: t.String(), status: t.String(), type: t.String() }),
+          }),
+        },
+        detail: { summary: 'Ask for a test of all channels; 409 while one is waiting or running' },
       },
     )
     .get(

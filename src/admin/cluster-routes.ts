@@ -86,6 +86,7 @@ const clusterJson = t.Object({
   now_ms: t.Integer({ description: 'Time of the database, which all times here but the starts go by' }),
   answered_by: t.String(),
   nodes: t.Array(nodeJson),
+  parked_elsewhere: t.Integer({ description: 'Quota units at instances that have ended; they return soon' }),
   jobs: t.Array(jobJson),
   leases: t.Array(
     t.Object({
@@ -127,6 +128,7 @@ export const clusterRoutes = (deps: {
         now_ms: view.nowMs,
         answered_by: deps.nodeName,
         nodes: view.nodes.map(nodeOf),
+        parked_elsewhere: view.parkedElsewhere,
         jobs: jobs.map((job) => jobOf(job, view)),
         leases: view.leases.map(({ name, holder, fencing, expiresAtMs }) => ({
           name,

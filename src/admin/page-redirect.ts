@@ -2,6 +2,7 @@
  * Where pages have a public home, a slave sends a browser there that asked it under another name. Never in a circle: a
  * page is served where it was asked for if the hosts are the same, and wherever a redirect has led once.
  */
+
 /** @param isProxyTrusted asked only for pages: may whoever sent this request tell the host that was asked? */
 export type PageRedirect = (request: Request, isProxyTrusted: () => boolean) => Response | undefined
 

@@ -2,10 +2,12 @@
 import { stat } from 'node:fs/promises'
 import { sql } from 'drizzle-orm'
 import type { Config } from '../config.ts'
-import { type Db, findMissing, openDb } from '../db/index.ts'
+import { type Db, findMissing, openDb, readServerFacts } from '../db/index.ts'
 import { silentLog } from '../lib/log.ts'
 import { roleOf } from '../role.ts'
 import type { Finding } from './doctor.ts'
+import { judgeServer } from './doctor-server.ts'
+import { readLedgerReport, unevenLines } from './ledger-report.ts'
 
 /** @returns the findings, and the difference of the database's clock to ours where it could be asked, ms */
 export async function checkDatabase(config: Config): Promise<{ findings: readonly Finding[]; offsetMs?: number }> {
@@ -50,7 +52,12 @@ async function checkOne(
     const databaseMs = await db.now()
     const offsetMs = databaseMs - (askedAtMs + Date.now()) / 2
     return {
-      findings: [await describeServer(db, name), ...(await checkLimits(db, name)), await checkSchema(db, config, name)],
+      findings: [
+        await describeServer(db, name),
+        ...(await checkServer(db, config, name)),
+        await checkSchema(db, config, name),
+        ...(only || config.logSqlDsn !== '' ? [] : await checkCharges(db, name)),
+      ],
       offsetMs,
     }
   } catch (error) {
@@ -87,48 +94,20 @@ async function describeServer(db: Db, name: string): Promise<Finding> {
       }
 }
 
-/** A node that freezes inside a transaction must let go of the rows it holds. */
-async function checkLimits(db: Db, name: string): Promise<readonly Finding[]> {
-  if (db.engine === 'sqlite') return []
-  const [row] = await db
-    .select({
-      waitSec: sql<number>`@@wait_timeout`,
-      lockSec: sql<number>`@@innodb_lock_wait_timeout`,
-      connections: sql<number>`@@max_connections`,
-      packetBytes: sql<number>`@@max_allowed_packet`,
-    })
-    .from(sql`(select 1) as one`)
-  if (!row) return []
-  const findings: Finding[] = []
-  if (Number(row.waitSec) > 3600) {
-    findings.push({
-      level: 'warning',
-      text: `${name}: wait_timeout is ${row.waitSec} s`,
-      advice: 'a frozen node keeps its rows locked that long; 600 is enough',
-    })
-  }
-  if (Number(row.lockSec) > 60) {
-    findings.push({
-      level: 'warning',
-      text: `${name}: innodb_lock_wait_timeout is ${row.lockSec} s`,
-      advice: 'use 50 or less',
-    })
-  }
-  if (Number(row.connections) < 50) {
-    findings.push({
-      level: 'warning',
-      text: `${name}: max_connections is ${row.connections}`,
-      advice: 'lower SQL_MAX_OPEN_CONNS so that all nodes together stay below it',
-    })
-  }
-  if (Number(row.packetBytes) < 8 * 1024 * 1024) {
-    findings.push({
-      level: 'warning',
-      text: `${name}: max_allowed_packet is ${row.packetBytes} bytes`,
-      advice: 'use 16 MiB or more',
-    })
-  }
-  return findings
+async function checkServer(db: Db, config: Config, name: string): Promise<readonly Finding[]> {
+  const facts = await readServerFacts(db)
+  return facts ? judgeServer(facts, config, name) : []
+}
+
+/** Charges that are only half there and whose instance has ended, so that nobody completes them. */
+async function checkCharges(db: Db, name: string): Promise<readonly Finding[]> {
+  const report = await readLedgerReport(db)
+  const lost = (report?.uneven ?? []).filter(({ isLive }) => !isLive)
+  return unevenLines(lost).map((text) => ({
+    level: 'warning',
+    text: `${name}: ${text}`,
+    advice: 'start the node that had it with its data folder; if that is lost, so are these',
+  }))
 }
 
 async function checkSchema(db: Db, config: Config, name: string): Promise<Finding> {

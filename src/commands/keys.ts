@@ -71,9 +71,7 @@ async function run(db: Db, config: Config, action: KeysAction): Promise<number> 
       const nodes = await runningNodes(db, config)
       if (nodes.length > 0) return refuse(`stop every node first; these are running: ${nodes.join(', ')}`, 1)
       const given = await discardUnreadable(db, own.keyring, Math.floor(Date.now() / 1000))
-      print(
-        `${given.length} channels lost their key and are disabled${given.length > 0 ? `: ${given.join(', ')}` : ''}`,
-      )
+      print(`channels that lost their key and are disabled: ${given.join(', ') || 'none'}`)
       return 0
     }
     default: {
@@ -135,7 +133,7 @@ function describe({ state, plain, empty, sealed, unreadable }: KeysReport, own: 
 }
 
 function done({ changed, unreadable }: { changed: number; unreadable: readonly number[] }, what: string): number {
-  print(`${changed} channels ${what}`)
+  print(`channels ${what}: ${changed}`)
   if (unreadable.length === 0) return 0
   return refuse(
     `the keys of these channels cannot be read here: ${unreadable.join(', ')}; set the secret they were encrypted with as CRYPTO_SECRET_PREVIOUS and run the command again`,

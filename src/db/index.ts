@@ -18,6 +18,7 @@ export { DbError, type DbErrorKind } from './error.ts'
 export { createLeaseRow, type LeaseRow } from './lease.ts'
 export type { PoolUse } from './mysql-pool.ts'
 export type { Index } from './schema.ts'
+export { readServerFacts, type ServerFacts } from './server.ts'
 export {
   buildIndexes,
   findMissing,
@@ -28,6 +29,7 @@ export {
   waitForSchema,
 } from './sync-schema.ts'
 export type { TableName, Tables } from './tables/index.ts'
+export { together } from './together.ts'
 
 export interface DbPool {
   /** most connections that may lie idle; 100 */

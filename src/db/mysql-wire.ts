@@ -49,6 +49,11 @@ export interface Wire {
   readonly gone: Promise<never>
   /** One statement as text. @throws the driver's error; that of a lost connection has `fatal` */
   say(sql: string): Promise<Result>
+  /**
+   * Statements in one packet: one round trip for all of them. The server stops at the first that fails; then nobody knows
+   * which of them were done, and it throws that one's error.
+   */
+  sayAll(statements: readonly string[]): Promise<readonly Result[]>
   /** Rows as they come and as the server wrote them, for whole tables. Nothing else may be said meanwhile. */
   stream(sql: string): AsyncGenerator<readonly (Buffer | null)[]>
   /** Asks for a sign of life. Rejects when there is none; a server that is silent keeps it waiting. */
@@ -143,6 +148,13 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
     async say(sql) {
       return resultOf(await ask<unknown>((done) => connection.query({ sql, rowsAsArray: true }, done)))
     },
+    async sayAll(statements) {
+      const [only] = statements
+      if (statements.length === 1 && only !== undefined) return [await wire.say(only)]
+      const sql = statements.join(';\n')
+      const answers = await ask<unknown>((done) => connection.query({ sql, rowsAsArray: true }, done))
+      return (answers as readonly unknown[]).map(resultOf)
+    },
     async *stream(sql) {
       if (!isOpen) throw new DbError('unavailable', 'the connection to the database is closed')
       const rows = connection
@@ -222,6 +234,8 @@ function driverOptions(options: WireOptions, ssl: Ssl): ConnectionOptions {
     charset: options.collation ?? 'utf8mb4',
     // FOUND_ROWS: an update counts the rows it matched. Never let a server ask for local files.
     flags: ['FOUND_ROWS', '-LOCAL_FILES'],
+    // Ours go several to a packet; values never become text but through the literals of this folder.
+    multipleStatements: true,
     connectTimeout: options.connectTimeoutMs,
     supportBigNumbers: true,
     decimalNumbers: true,

@@ -30,6 +30,17 @@ export interface MysqlOptions {
   readonly log: Log
 }
 
+interface Statement {
+  readonly sql: string
+  readonly params: readonly unknown[]
+}
+
+/** A connection was dead before anything was done on it: the whole transaction may be begun on another one. */
+class Untouched extends Error {}
+
+const BEGIN: Statement = { sql: 'start transaction', params: [] }
+/** A connection on which the server said something so shortly ago is taken to be alive, ms. */
+const HEARD_MS = 1_000
 /** The first repeat comes after up to this, each further one after up to twice as much, ms. */
 const REPEAT_MS = 10
 const REPEAT_MAX_MS = 400
@@ -50,18 +61,28 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
     else if (isNotReady(error)) wire.destroy(asDbError(error))
   }
 
-  /** Runs one statement on a connection, and notes slow ones. */
-  const runOn = async (wire: Wire, sql: string, params: readonly unknown[], kind: StatementKind): Promise<Result> => {
+  /** Runs statements on a connection, in one round trip, and notes slow ones. */
+  const runOn = async (
+    wire: Wire,
+    statements: readonly Statement[],
+    kind: StatementKind,
+  ): Promise<readonly Result[]> => {
     const startedAt = performance.now()
     try {
-      return await wire.say(inline(sql, params))
+      return await wire.sayAll(statements.map(({ sql, params }) => inline(sql, params)))
     } catch (error) {
       leave(wire, error)
       throw asDbError(error)
     } finally {
       const ms = performance.now() - startedAt
       if (slowMs > 0 && ms >= slowMs && kind !== 'schema')
-        log.warn('slow query', { ms: Math.round(ms), sql: sql.slice(0, 500) })
+        log.warn('slow query', {
+          ms: Math.round(ms),
+          sql: statements
+            .map(({ sql }) => sql)
+            .join('; ')
+            .slice(0, 500),
+        })
     }
   }
 
@@ -83,6 +104,10 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
         })
       } catch (error) {
         if (isReadOnly(error) && isOldLease && performance.now() < deadlineAt) continue
+        if (error instanceof Untouched) {
+          if (performance.now() < deadlineAt) continue
+          throw asDbError(error.cause)
+        }
         const endAt = Math.min(deadlineAt, startedAt + (isBehind(error) ? BEHIND_FOR_MS : forMs))
         const pauseMs = Math.random() * Math.min(REPEAT_MAX_MS, REPEAT_MS * 2 ** repeat)
         const isHopeless = !isRepeatable(error) && !isBehind(error)
@@ -103,7 +128,7 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
           const timer =
             kind === 'schema' ? undefined : destroyAt(wire, deadlineAt, 'the database did not answer in time')
           try {
-            return await runOn(wire, sql, params, kind)
+            return (await runOn(wire, [{ sql, params }], kind))[0]!
           } catch (error) {
             // A connection that lay idle may have died unnoticed; a read may simply be asked again on another one.
             if (kind === 'read' && lease.isReused && isLost(error) && performance.now() < deadlineAt) continue
@@ -119,15 +144,19 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
     )
   }
 
-  /** A connection on which a transaction has begun, and the timer that ends both at the deadline. */
-  const begin = async (deadlineAt: number): Promise<Lease & { readonly timer: Timer }> => {
+  /**
+   * A connection, and the timer that ends it at the deadline. The transaction has begun on it, but for a connection that
+   * has just been heard: there the beginning goes with the first statement.
+   */
+  const begin = async (deadlineAt: number): Promise<Lease & { readonly timer: Timer; readonly hasBegun: boolean }> => {
     for (;;) {
       const lease = await pool.acquire(deadlineAt)
       const { wire } = lease
       const timer = destroyAt(wire, deadlineAt, 'the transaction took too long')
+      if (performance.now() - wire.heardAt() < HEARD_MS) return { ...lease, timer, hasBegun: false }
       try {
-        await wire.say('start transaction')
-        return { ...lease, timer }
+        await wire.say(BEGIN.sql)
+        return { ...lease, timer, hasBegun: true }
       } catch (error) {
         clearTimeout(timer)
         leave(wire, error)
@@ -144,22 +173,45 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
     deadlineAt: number,
     use: (lease: Lease) => void,
   ): Promise<T> => {
-    const { timer, ...lease } = await begin(deadlineAt)
+    const { timer, hasBegun, ...lease } = await begin(deadlineAt)
     const { wire } = lease
     use(lease)
     let phase: 'open' | 'committing' | 'ended' = 'open'
     /** The first error that ended the transaction on the server: a statement after it would run outside any. */
     let broken: unknown
+    let preamble: readonly Statement[] = hasBegun ? [] : [BEGIN]
+    let isTouched = hasBegun
+    let asked: (Statement & { readonly kind: StatementKind; readonly answer: PromiseWithResolvers<Result> })[] = []
+    const send = async (): Promise<void> => {
+      const sent = asked
+      const first = preamble
+      asked = []
+      preamble = []
+      if (phase !== 'open') {
+        // The connection may be another's by now.
+        for (const { answer } of sent) answer.reject(new DbError('other', 'the transaction has ended'))
+        return
+      }
+      try {
+        const kind = sent.every((each) => each.kind === 'schema') ? 'schema' : 'write'
+        const results = await runOn(wire, [...first, ...sent], kind)
+        isTouched = true
+        for (const [index, { answer }] of sent.entries()) answer.resolve(results[first.length + index]!)
+      } catch (error) {
+        isTouched ||= !isLost(error)
+        // Which of several were done is not known, so the transaction cannot go on.
+        if (sent.length > 1 || isRepeatable(error) || isReadOnly(error)) broken ??= error
+        for (const { answer } of sent) answer.reject(error)
+      }
+    }
     const executor: Executor = {
       async run(sql, params, kind) {
         if (phase !== 'open') throw new DbError('other', 'the transaction has ended')
         if (broken) throw broken
-        try {
-          return await runOn(wire, sql, params, kind)
-        } catch (error) {
-          if (isRepeatable(error) || isReadOnly(error)) broken ??= error
-          throw error
-        }
+        const answer = Promise.withResolvers<Result>()
+        // What is asked for in one turn goes together: a database that is far away costs one round trip for all of it.
+        if (asked.push({ sql, params, kind, answer }) === 1) setImmediate(send)
+        return answer.promise
       },
     }
     try {
@@ -175,6 +227,7 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
       await wire.say('rollback').catch((failure: unknown) => wire.destroy(asDbError(failure)))
       if (isUnknown) throw new DbError('unknown-outcome', 'nobody knows whether the transaction was committed', error)
       leave(wire, error)
+      if (!isTouched && lease.isReused && isLost(error)) throw new Untouched('', { cause: error })
       throw broken ?? (isLost(error) || isRepeatable(error) ? asDbError(error) : error)
     } finally {
       clearTimeout(timer)

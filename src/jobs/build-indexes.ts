@@ -1,4 +1,4 @@
-/** Builds indexes that the start left out because their table is big. */
+/** Builds indexes that the start left out because their table is big. An index that is there is left alone, so it needs no fence. */
 import type { Job } from './job.ts'
 
 export const buildIndexesJob = (build: (signal: AbortSignal) => Promise<number>): Job => ({

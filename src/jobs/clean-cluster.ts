@@ -1,4 +1,7 @@
-/** Removes what the cluster keeps of long ago: ended instances, nodes that never came back, tasks that ended. */
+/**
+ * Removes what the cluster keeps of long ago: ended instances, nodes that never came back, tasks that ended. What is gone is
+ * gone, so it needs no fence.
+ */
 import type { Job } from './job.ts'
 
 /** @param parts each may be repeated: what is gone is gone */

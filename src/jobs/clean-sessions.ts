@@ -1,4 +1,4 @@
-/** Deletes log-in sessions that ended long ago. */
+/** Deletes log-in sessions that ended long ago. What is gone is gone, so it needs no fence. */
 import type { Sessions } from '../domain/accounts/index.ts'
 import type { Job } from './job.ts'
 

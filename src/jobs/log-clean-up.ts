@@ -2,6 +2,8 @@
 import type { LogCleanUp, LogCleanUpState } from '../domain/usage/index.ts'
 import type { Task } from './task.ts'
 
+/** Rows per statement, if the payload does not say. */
+export const LOG_CLEAN_UP_BATCH = 200
 const MOST_BATCH_SIZE = 5_000
 
 /** @param clean deletes, and gives how many there were */
@@ -28,9 +30,6 @@ export const logCleanUpTask = (
     return { deleted_count: deleted }
   },
 })
-
-/** Rows per statement, if the payload does not say. */
-export const LOG_CLEAN_UP_BATCH = 500
 
 /** Positive whole numbers of an object that was read from the database. */
 function fieldsOf(value: unknown): Readonly<Record<string, number | undefined>> {

@@ -71,7 +71,10 @@ export function createJobRunner(options: JobRunnerOptions): JobRunner {
   const states = all.filter(({ job }) => job.on === 'every-node' || role.runsMasterJobs)
   let isLookFailing = false
 
-  const periodOf = (job: Job): number => Math.max(0, typeof job.everyMs === 'function' ? job.everyMs() : job.everyMs)
+  const periodOf = ({ everyMs }: Job): number => {
+    const periodMs = typeof everyMs === 'function' ? everyMs() : everyMs
+    return periodMs > 0 ? Math.max(1, Math.round(periodMs)) : 0
+  }
 
   const schedule = (state: JobState, waitMs: number): void => {
     if (stopping.signal.aborted) return

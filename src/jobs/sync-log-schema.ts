@@ -1,4 +1,7 @@
-/** Brings the log database's schema up to date. It never stops a start, so it is tried until it is done. */
+/**
+ * Brings the log database's schema up to date. It never stops a start, so it is tried until it is done. The sync has a lease
+ * of its own in that database, so it needs no fence.
+ */
 import type { Job } from './job.ts'
 
 export function syncLogSchemaJob(sync: () => Promise<void>): Job {

@@ -2,7 +2,7 @@
  * Works on what people asked for, on the masters: hears of requests over the bus and looks now and then, works on one task
  * of each type at a time under its lock, and fails the tasks of workers that died.
  */
-import type { Claim, SystemTasks, TaskEnd } from '../domain/cluster/index.ts'
+import { type Claim, keepRenewed, type SystemTasks, type TaskEnd } from '../domain/cluster/index.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
@@ -59,9 +59,9 @@ export function createTaskRunner(options: {
     const { type, taskId } = claim
     const kind = kinds.find((each) => each.type === type)!
     const begunAtMs = clock.monotonic()
-    const lost = new AbortController()
-    const renewing = keepRenewed(claim, lost)
-    const signal = AbortSignal.any([stopping.signal, lost.signal])
+    const renewal = keepRenewed({ what: `the task ${taskId}`, ttlMs, renew: () => tasks.renew(claim) })
+    const taken = new AbortController()
+    const signal = AbortSignal.any([stopping.signal, renewal.signal, taken.signal])
     let state: unknown
     let writtenAtMs = begunAtMs
     const progress = async (next: unknown): Promise<void> => {
@@ -69,7 +69,7 @@ export function createTaskRunner(options: {
       if (clock.monotonic() - writtenAtMs < PROGRESS_MS) return
       writtenAtMs = clock.monotonic()
       try {
-        if (!(await tasks.note(claim, next))) lost.abort(new Error('the task was taken over'))
+        if (!(await tasks.note(claim, next))) taken.abort(new Error('the task was taken over'))
       } catch (error) {
         // The next one tells more; whether the task is still ours is the lock's affair.
         log.debug('the progress of a task could not be noted', { taskId, error })
@@ -83,31 +83,16 @@ export function createTaskRunner(options: {
     } catch (error) {
       const isGivenBack = stopping.signal.aborted && kind.isResumable
       end = isGivenBack ? { status: 'pending' } : { status: 'failed', error: messageOf(error) }
-      if (!isGivenBack && !lost.signal.aborted) log.warn('a system task failed', { taskId, type, error })
+      if (!isGivenBack && !renewal.signal.aborted && !taken.signal.aborted)
+        log.warn('a system task failed', { taskId, type, error })
     }
-    await renewing.stop()
+    await renewal.stop()
     await finish(claim, state, end)
     log.info('a system task ended here', {
       taskId,
       type,
       status: end.status,
       ms: Math.round(clock.monotonic() - begunAtMs),
-    })
-  }
-
-  const keepRenewed = (claim: Claim, lost: AbortController): Loop => {
-    let renewedAtMs = clock.monotonic()
-    return createLoop({
-      everyMs: ttlMs / 6,
-      run: async () => {
-        const askedAtMs = clock.monotonic()
-        if (await tasks.renew(claim)) renewedAtMs = askedAtMs
-        else lost.abort(new Error('the task was taken over'))
-      },
-      // One failed renewal costs nothing; the work ends before another may begin.
-      onError: (error) => {
-        if (clock.monotonic() - renewedAtMs > ttlMs / 2) lost.abort(error)
-      },
     })
   }
 

@@ -77,7 +77,8 @@ export interface LogFileOptions {
   readonly now?: () => number
 }
 
-const FILE_NAME = /^headgate-\d{8}-\d{6}-[\w.-]+\.log$/
+/** Files of ours in a log folder. */
+export const LOG_FILE_NAME = /^headgate-\d{8}-\d{6}-[\w.-]+\.log$/
 const DAY_MS = 86_400_000
 /** How often a file in use is looked for under its name: somebody may have deleted or moved it. */
 const LOOK_MS = 10_000
@@ -148,7 +149,7 @@ function deleteOldFiles(
 ): void {
   try {
     const files = readdirSync(directory)
-      .filter((file) => FILE_NAME.test(file) && join(directory, file) !== rule.inUse)
+      .filter((file) => LOG_FILE_NAME.test(file) && join(directory, file) !== rule.inUse)
       .map((file) => ({
         path: join(directory, file),
         stat: statSync(join(directory, file), { throwIfNoEntry: false }),

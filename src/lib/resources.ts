@@ -2,7 +2,7 @@
  * What this process and the container around it use of CPU, memory and disk. Figures of the machine as a whole are only the
  * last resort: neighbours are not our load.
  */
-import { statfs } from 'node:fs/promises'
+import { stat, statfs } from 'node:fs/promises'
 import { totalmem } from 'node:os'
 import type { Clock } from './clock.ts'
 import { readTextIfPresent } from './files.ts'
@@ -67,6 +67,14 @@ export function createResourceMeter(options: {
   }
 }
 export type ResourceMeter = ReturnType<typeof createResourceMeter>
+
+/** Do Docker, Podman or Kubernetes run this process? */
+export async function isContainer(): Promise<boolean> {
+  const marks = ['/.dockerenv', '/run/.containerenv', '/var/run/secrets/kubernetes.io']
+  return (await Promise.all(marks.map((path) => stat(path).catch(() => undefined)))).some(
+    (found) => found !== undefined,
+  )
+}
 
 async function readDisk(folder: string): Promise<Resources['disk']> {
   try {

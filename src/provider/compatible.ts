@@ -2,6 +2,7 @@
  * The plain ones: OpenAI's dialect at a base URL with a Bearer key, and nothing that differs. The ids are those stored in
  * existing databases; `Unknown` is what rows without a type carry.
  */
+import { billingBalance } from './balance.ts'
 import { bearer, listAt } from './http.ts'
 import type { Provider } from './provider.ts'
 import { needsReasoningPatch, patchReasoning } from './reasoning.ts'
@@ -36,4 +37,5 @@ export const compatible: readonly Provider[] = TABLE.map(([id, name, baseUrl]) =
   needsPatch: needsReasoningPatch,
   patch: patchReasoning,
   listModels: listAt('/v1/models', bearer),
+  readBalance: billingBalance(bearer),
 }))

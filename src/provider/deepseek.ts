@@ -1,4 +1,5 @@
 /** DeepSeek: OpenAI's and Anthropic's dialects side by side; completions are fill-in-the-middle on the beta path. */
+import { deepseekBalance } from './balance.ts'
 import { bearer, listAt } from './http.ts'
 import type { Provider } from './provider.ts'
 import { splitSuffix } from './reasoning.ts'
@@ -33,4 +34,5 @@ export const deepseek: Provider = {
   needsPatch: (call) => call.operation === 'chat' && splitThinking(call.model) !== undefined,
   patch,
   listModels: listAt('/models', bearer),
+  readBalance: deepseekBalance(bearer),
 }

@@ -26,11 +26,10 @@ const modelIds = (json: unknown): string[] => {
 }
 
 /**
- * One GET of an upstream's model list.
- * @returns ids in the upstream's order, each once
+ * One GET at an upstream, outside any call.
  * @throws GatewayError `bad_response_status_code`, `bad_response_body`, `do_request_failed`
  */
-export const fetchModelIds = async (fetch: Fetch, url: string, headers: Headers): Promise<readonly string[]> => {
+export const fetchJson = async (fetch: Fetch, url: string, headers: Headers): Promise<unknown> => {
   let response: Response
   try {
     response = await fetch(url, { headers, redirect: 'manual', signal: AbortSignal.timeout(LIST_TIMEOUT_MS) })
@@ -45,19 +44,33 @@ export const fetchModelIds = async (fetch: Fetch, url: string, headers: Headers)
     })
   }
   try {
-    return [...new Set(modelIds(JSON.parse(text)))]
+    return JSON.parse(text)
   } catch (cause) {
     throw new GatewayError('bad_response_body', { cause, detail: text.slice(0, 200) })
   }
 }
 
+/**
+ * One GET of an upstream's model list.
+ * @returns ids in the upstream's order, each once
+ * @throws GatewayError as `fetchJson`
+ */
+export const fetchModelIds = async (fetch: Fetch, url: string, headers: Headers): Promise<readonly string[]> => [
+  ...new Set(modelIds(await fetchJson(fetch, url, headers))),
+]
+
 /** A model list at `path`, authenticated as a call is. */
 export const listAt = (path: string, auth: Provider['auth']): NonNullable<Provider['listModels']> => {
   return async (channel: UpstreamChannel, fetch: Fetch) => {
-    const headers = new Headers({ accept: 'application/json' })
-    await auth(headers, channel, LISTING)
-    return fetchModelIds(fetch, `${channel.baseUrl}${path}`, headers)
+    return fetchModelIds(fetch, `${channel.baseUrl}${path}`, await headersFor(channel, auth))
   }
+}
+
+/** Of a request that stands beside the calls, authenticated as a call is. */
+export const headersFor = async (channel: UpstreamChannel, auth: Provider['auth']): Promise<Headers> => {
+  const headers = new Headers({ accept: 'application/json' })
+  await auth(headers, channel, LISTING)
+  return headers
 }
 
 /** Stands for the call in `auth` while no client is there. */

@@ -1,4 +1,5 @@
 /** OpenAI itself, and by its base URL any server that speaks OpenAI's dialect fully. */
+import { billingBalance } from './balance.ts'
 import { bearer, isCloudflareGateway, listAt } from './http.ts'
 import type { Provider } from './provider.ts'
 import { needsReasoningPatch, patchReasoning } from './reasoning.ts'
@@ -28,4 +29,5 @@ export const openai: Provider = {
   patch: patchReasoning,
   listModels: (channel, fetch) =>
     listAt(isCloudflareGateway(channel.baseUrl) ? '/models' : '/v1/models', auth)(channel, fetch),
+  readBalance: billingBalance(auth),
 }

@@ -1,4 +1,5 @@
 /** OpenRouter: OpenAI's dialect over many upstreams, with a `reasoning` object of its own. */
+import { openrouterBalance } from './balance.ts'
 import type { ClaudeSettings } from './claude-names.ts'
 import { CLAUDE_DEFAULTS } from './claude-names.ts'
 import { bearer, listAt } from './http.ts'
@@ -63,4 +64,5 @@ export const openrouter = (settings: () => ClaudeSettings = () => CLAUDE_DEFAULT
     return isWrapped && 'data' in json ? json.data : json
   },
   listModels: listAt('/v1/models', bearer),
+  readBalance: openrouterBalance(bearer),
 })

@@ -78,4 +78,6 @@ export interface Provider {
   transformStream?(body: ReadableStream<Uint8Array>, call: UpstreamCall): ReadableStream<Uint8Array>
   /** @throws GatewayError of the upstream's refusal */
   listModels?(channel: UpstreamChannel, fetch: Fetch): Promise<readonly string[]>
+  /** What the account still holds, in the upstream's currency. @throws GatewayError, also when the answer does not say */
+  readBalance?(channel: UpstreamChannel, fetch: Fetch): Promise<number>
 }

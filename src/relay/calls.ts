@@ -183,7 +183,12 @@ export function createCalls(deps: CallsDeps) {
     const { caller, model } = call
     const found: Route[] = []
     for (const group of caller.groups) {
-      const candidates = channels.candidates({ model, group, forcedChannelId: caller.forcedChannelId })
+      const candidates = channels.candidates({
+        model,
+        group,
+        forcedChannelId: caller.forcedChannelId,
+        isTest: call.isTest,
+      })
       trace.leftOut.push(...candidates.leftOut)
       if (!candidates.isEmpty) found.push({ group, candidates })
       if (caller.forcedChannelId !== undefined) break

@@ -3,6 +3,7 @@ import { Elysia } from 'elysia'
 import type { Accounts, Caller } from '../domain/accounts/index.ts'
 import type { Ledger, Prices } from '../domain/billing/index.ts'
 import type { Channels, TestQuery, TestResult } from '../domain/channels/index.ts'
+import { LOOK_AGAIN_SEC, type Overload } from '../domain/cluster/index.ts'
 import type { Admission, CallLimits } from '../domain/limits/index.ts'
 import type { Options } from '../domain/options/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
@@ -42,6 +43,8 @@ export interface RelayDeps {
   readonly fetch: (url: string, init: RequestInit) => Promise<Response>
   readonly clientIp: (request: Request, server: PeerSource | null) => string
   readonly isReady: () => boolean
+  /** What this node has too much of to take calls now: the verdict of a moment ago, free to ask. */
+  readonly overload: () => Overload | undefined
   readonly version: string
   readonly nodeName: string
   /** Keep a row also of calls that were refused (`ERROR_LOG_ENABLED`). */
@@ -154,6 +157,8 @@ export function createRelay(deps: RelayDeps) {
     let admission: Admission | undefined
     let response: Response
     try {
+      const overload = deps.overload()
+      if (overload) throw overloaded(endpoint, overload)
       const url = new URL(request.url)
       const caller = await authenticate(request, url, server)
       const call = await read(request, url, { id, endpoint, caller, startedAtMs })
@@ -169,6 +174,16 @@ export function createRelay(deps: RelayDeps) {
     }
     if (admission) showLimits(response.headers, admission, endpoint.protocol, clock.now())
     return response
+  }
+
+  /** Before anybody is asked who calls: a flood leaves no rows, but it is counted. @returns what to throw */
+  const overloaded = ({ protocol, operation }: Endpoint, what: Overload): GatewayError => {
+    const error = new GatewayError(`system_${what}_overloaded`, { retryAfterSec: LOOK_AGAIN_SEC })
+    deps.onCall?.({
+      ...{ protocol, operation, isStream: false, ending: 'refused', code: error.code, durationMs: 0 },
+      ...{ firstByteMs: undefined, attempts: [], inputTokens: 0, outputTokens: 0, quota: 0 },
+    })
+    return error
   }
 
   /** Leaves the row of a call that its caller's limits refuse. @returns what to throw */
@@ -206,7 +221,7 @@ export function createRelay(deps: RelayDeps) {
 
   /** A small call through the same path, at nobody's cost. */
   const test = async (query: TestQuery): Promise<TestResult> => {
-    const { channel, user } = query
+    const { channel, user, signal = new AbortController().signal } = query
     const model = query.model || channel.testModel || channel.models[0] || ''
     const startedAtMs = clock.monotonic()
     const { endpoint, json } = testBody(query, model, [...ENDPOINTS])
@@ -231,7 +246,7 @@ export function createRelay(deps: RelayDeps) {
     })
     try {
       const counted = { ...call, inputTokens: countInput(call, deps.isTextCounted) }
-      const response = await calls.carry(counted, { signal: new AbortController().signal, hangUp: () => {} })
+      const response = await calls.carry(counted, { signal, hangUp: () => {} })
       const answer = await response.text()
       return done(call.isStream && !LAST_FRAME.test(answer) ? 'The stream broke off' : '')
     } catch (thrown) {

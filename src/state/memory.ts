@@ -64,6 +64,7 @@ export function createMemoryState({ clock, log }: { readonly clock: Clock; reado
     publish: async (topic, message) => listeners.deliver(topic, message),
     subscribe: listeners.add,
     isUp: () => true,
+    form: () => 'memory',
     async close() {
       for (const entries of [values, windows, holders]) entries.clear()
       listeners.clear()

@@ -65,6 +65,7 @@ export function createNodeState({
     },
     subscribe: listeners.add,
     isUp: () => true,
+    form: () => 'node',
     async close() {
       listeners.clear()
       for (const answer of waiting.values()) answer.reject(new Error('the state of the node is closed'))

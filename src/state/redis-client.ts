@@ -7,7 +7,7 @@ import { placeName, type RedisAddress, type RedisPlace } from './redis-address.t
 
 /** A server that has not answered for this long is treated as gone. */
 const ANSWER_MS = 1_000
-const CONNECT_MS = 1_000
+const CONNECT_MS = 1_500
 
 export interface Login {
   readonly username?: string
@@ -33,7 +33,6 @@ export function createClient(address: RedisAddress, place: RedisPlace | undefine
   const client = new Redis({
     ...connectionOptions(address.isTls, address),
     ...(place ? { host: place.host, port: place.port } : { path: address.path ?? '' }),
-    ...(address.isTls && place ? { tls: { servername: place.host } } : {}),
     db: address.db,
     lazyConnect: true,
     retryStrategy: () => null,

@@ -21,6 +21,8 @@ export interface FoundRedis {
   readonly address: RedisAddress
   /** The primary; absent for a unix socket and for a cluster, which has several. */
   readonly primary?: RedisPlace
+  /** What the Sentinels took; absent without Sentinels. */
+  readonly sentinelLogin?: Login
   /** Works, but is likely not meant: in words for an operator. */
   readonly doubt?: string
 }
@@ -31,6 +33,7 @@ interface Answer {
   readonly isLoading: boolean
   /** What a Sentinel says of the name; absent if it knows none. `epoch` grows with each fail-over. */
   readonly primary?: { readonly place: RedisPlace; readonly epoch: number }
+  readonly login: Login
 }
 
 /** What the others may take longer than the first place that can be used, before they are left out. */
@@ -84,7 +87,7 @@ function judge(
   if (answer.mode === 'sentinel') {
     if (masterName === '') throw new Error(`${at}: is a Sentinel; name its primary in REDIS_MASTER_NAME`)
     if (!answer.primary) throw new Error(`${at}: this Sentinel knows no primary \`${masterName}\` (REDIS_MASTER_NAME)`)
-    return { form: 'sentinel', address, primary: answer.primary.place }
+    return { form: 'sentinel', address, primary: answer.primary.place, sentinelLogin: answer.login }
   }
   if (answer.isLoading) throw new Error(`${at}: LOADING its data`)
   const unneeded = masterName === '' ? [] : [`REDIS_MASTER_NAME: ${at} is no Sentinel, so it is used directly`]
@@ -130,6 +133,7 @@ async function askAs(
       mode: isSentinel ? 'sentinel' : mode === 'cluster' || info.get('cluster_enabled') === '1' ? 'cluster' : 'single',
       isReplica: (info.get('role') ?? 'master') !== 'master',
       isLoading: info.get('loading') === '1',
+      login,
       ...(primary && { primary }),
     }
   } catch (error) {

@@ -54,7 +54,7 @@ async function openPrimary(found: FoundRedis, options: SessionOptions): Promise<
   const clients = Array.from({ length: connections }, () =>
     createClient(address, primary, { enableAutoPipelining: true }),
   )
-  const unwatch = form === 'sentinel' ? watchSentinels(found, settings, onEnd) : () => undefined
+  const unwatch = form === 'sentinel' ? watchSentinels(found, settings.masterName, onEnd) : () => undefined
   const close = (): void => {
     unwatch()
     for (const client of clients) client.disconnect()
@@ -89,14 +89,13 @@ async function openPrimary(found: FoundRedis, options: SessionOptions): Promise<
  * @source https://redis.io/docs/latest/operate/oss_and_stack/management/sentinel/#sentinel-pubsub-messages
  */
 function watchSentinels(
-  { address, primary }: FoundRedis,
-  { masterName, sentinelPassword }: RedisSettings,
+  { address, primary, sentinelLogin }: FoundRedis,
+  masterName: string | undefined,
   onEnd: (error: unknown) => void,
 ): () => void {
   const watches = address.places.map((place) => {
     const { places, isTls } = address
-    const login = sentinelPassword ? { password: sentinelPassword } : {}
-    const watch = createClient({ places, isTls, db: 0, ...login }, place, {
+    const watch = createClient({ places, isTls, db: 0, ...sentinelLogin }, place, {
       retryStrategy: () => SENTINEL_RETRY_MS,
       enableOfflineQueue: true,
     })

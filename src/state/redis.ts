@@ -32,7 +32,7 @@ export interface RedisStateOptions extends RedisSettings {
 const RHYTHM = { probeEveryMs: 1_000, retryMinMs: 50, retryMaxMs: 500 }
 /** A key written during an outage is kept on this node for at most this long, so that the next outage does not meet it. */
 const FALLBACK_TTL_MS = 60_000
-/** A command that the server refuses, such as when its memory is full, is logged this often at most. */
+/** What the server refuses, such as when its memory is full, is logged this often at most. */
 const REFUSAL_EVERY_MS = 60_000
 
 /** Never rejects for a server's sake: without one it comes up in degraded mode and goes on trying. @throws on an address that cannot be read */
@@ -88,7 +88,15 @@ export async function openRedisState(options: RedisStateOptions): Promise<State>
     })
   const listenTo = (client: Redis, topics: readonly string[]): void => {
     if (topics.length === 0) return
-    client.subscribe(...topics.map((topic) => prefix + topic)).catch((error) => messages?.broke(client, error))
+    client.subscribe(...topics.map((topic) => prefix + topic)).catch((error) => {
+      if (!isLost(error)) refused('subscribers', error)
+      messages?.broke(client, error)
+    })
+  }
+  const refused = (what: string, error: unknown): void => {
+    if (performance.now() - refusedAtMs < REFUSAL_EVERY_MS) return
+    refusedAtMs = performance.now()
+    log.warn(`Redis refuses ${what}`, { reason: messageOf(error) })
   }
 
   const attempt = async <T>(work: (redis: RedisCommander) => Promise<T>, otherwise: () => Promise<T>): Promise<T> => {
@@ -98,10 +106,7 @@ export async function openRedisState(options: RedisStateOptions): Promise<State>
       return await work(session.commands())
     } catch (error) {
       if (isLost(error)) link.broke(session, error)
-      else if (performance.now() - refusedAtMs > REFUSAL_EVERY_MS) {
-        refusedAtMs = performance.now()
-        log.warn('Redis refuses commands', { reason: messageOf(error) })
-      }
+      else refused('commands', error)
       return otherwise()
     }
   }
@@ -205,6 +210,7 @@ export async function openRedisState(options: RedisStateOptions): Promise<State>
       }
     },
     isUp: () => link.current() !== undefined,
+    form: () => link.current()?.form ?? 'away',
     async close() {
       listeners.clear()
       messages?.close()

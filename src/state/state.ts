@@ -45,6 +45,8 @@ export interface State {
   subscribe(topic: string, listener: (message: string) => void): () => void
   /** Is the shared store reachable? Always true where it is this process or this node. */
   isUp(): boolean
+  /** What the store is, for people: `memory`, `node`, or the form of Redis that was found; `away` while it cannot be reached. */
+  form(): string
   close(): Promise<void>
 }
 

@@ -1,6 +1,7 @@
 /** Channels over HTTP: who may do what, the shapes that clients rely on, what is audited, and that no key gets out. */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'bun:test'
 import { channelRoutes } from '../../src/admin/channel-routes.ts'
+import { createSystemTasks } from '../../src/domain/cluster/index.ts'
 import { type Node, servedBy, startNode } from '../domain/channels/harness.ts'
 import { ENGINES, type TestDb } from '../support/engines.ts'
 import { asPeople, type Person } from './as-people.ts'
@@ -23,6 +24,8 @@ for (const engine of ENGINES) {
           options: node.options,
           http,
           isPassword: async (userId, password) => userId === 1 && password === 'right',
+          tasks: createSystemTasks({ db: database.db, bus: node.state, worker: 'w', ttlMs: 60_000 }),
+          testTask: 'channel_test',
         }),
       ])
       upstream = Bun.serve({

@@ -1,4 +1,7 @@
-/** CPU per small call: a closed loop on 32 connections, spread over users, keys and channels, and on one hot key. */
+/**
+ * CPU per small call: a closed loop on 32 connections, spread over users, keys and channels, and on one hot key; and what
+ * the same build takes more in a cluster than alone.
+ */
 import type { Gateway } from './gateway.ts'
 import { cpuOf } from './processes.ts'
 import type { Work } from './profile.ts'
@@ -8,7 +11,7 @@ import type { Row } from './table.ts'
 const CONNECTIONS = 32
 /** Until the engine has compiled what is hot: in the first 20,000 calls that alone costs more than the calls. */
 const WARM_UP = 30_000
-const NAMES = { sqlite: 'SQLite', mariadb: 'MariaDB' } as const
+const NAMES = { sqlite: 'SQLite', cluster: 'MariaDB and Redis' } as const
 
 export interface CallSizes {
   readonly rounds: number
@@ -35,27 +38,27 @@ export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes
       const start = await cpuOf(reference.pid)
       bare.rate.push(await calls(reference.url, ['any'], sizes.calls))
       bare.cpu.push(((await cpuOf(reference.pid)) - start) / sizes.calls)
-      for (const { gateway, keys, own, database, rate } of targets) {
-        const databaseCpu = async () => (gateway.databasePid === undefined ? 0 : await cpuOf(gateway.databasePid))
-        const [ownStart, databaseStart] = [await cpuOf(gateway.supervisorPid), await databaseCpu()]
+      for (const { gateway, keys, own, servers, rate } of targets) {
+        const serversCpu = async () => (await Promise.all(gateway.serverPids.map(cpuOf))).reduce((a, b) => a + b, 0)
+        const [ownStart, serversStart] = [await cpuOf(gateway.supervisorPid), await serversCpu()]
         rate.push(await calls(gateway.url, keys, sizes.calls))
         await gateway.settled(sizes.calls)
         own.push(((await cpuOf(gateway.supervisorPid)) - ownStart) / sizes.calls)
-        database.push(((await databaseCpu()) - databaseStart) / sizes.calls)
+        servers.push(((await serversCpu()) - serversStart) / sizes.calls)
       }
     }
   } finally {
     await reference.stop()
   }
-  return targets.flatMap(({ gateway, label, own, database, rate }): Row[] => {
+  const rows = targets.flatMap(({ gateway, label, own, servers, rate }): Row[] => {
     const cpu = { unit: 'µs CPU', reference: bare.cpu }
     const on = NAMES[gateway.engine]
     const aim = (times: number) => ({ kind: 'at most × reference', times }) as const
     return [
       { ...cpu, figure: `${label}, L2, ${on}`, values: own, aim: aim(1.8) },
-      ...(gateway.databasePid === undefined
+      ...(gateway.serverPids.length === 0
         ? []
-        : [{ ...cpu, figure: `${label}, ${on} itself`, values: database, aim: aim(1.2) }]),
+        : [{ ...cpu, figure: `${label}, ${on} themselves`, values: servers, aim: aim(1.2) }]),
       {
         figure: `${label}, ${on}: calls per second`,
         unit: '1/s',
@@ -65,6 +68,7 @@ export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes
       },
     ]
   })
+  return [...rows, ...besideAlone(targets)]
 }
 
 /** For a profile: spread calls, as above. */
@@ -86,6 +90,16 @@ const target = (gateway: Gateway, label: string, keys: readonly string[]) => ({
   label,
   keys,
   own: [] as number[],
-  database: [] as number[],
+  servers: [] as number[],
   rate: [] as number[],
 })
+
+/** The whole node in a cluster, its reference the same build on SQLite in the same round. */
+const besideAlone = (targets: readonly ReturnType<typeof target>[]): readonly Row[] =>
+  targets
+    .filter(({ gateway }) => gateway.engine === 'cluster')
+    .flatMap(({ label, own }) => {
+      const alone = targets.find((other) => other.gateway.engine === 'sqlite' && other.label === label)
+      const figure = `${label}, L2, ${NAMES.cluster}; reference: the same on SQLite without Redis`
+      return alone ? [{ figure, unit: 'µs CPU', values: own, reference: alone.own }] : []
+    })

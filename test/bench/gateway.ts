@@ -9,18 +9,19 @@ import mysql from 'mysql2/promise'
 import { createAdminClient } from '../support/admin-client.ts'
 import { eventually } from '../support/eventually.ts'
 import { createNode } from '../support/node.ts'
-import { mariadb } from '../support/services.ts'
+import { mariadb, redis } from '../support/services.ts'
 import { MODEL } from './wire.ts'
 
-export type Engine = 'sqlite' | 'mariadb'
+/** What a node stands on: a file, as it does by default, or what every node of a cluster has. */
+export type Engine = 'sqlite' | 'cluster'
 
 export interface Gateway {
   readonly engine: Engine
   readonly url: string
   readonly supervisorPid: number
   readonly workerPid: number
-  /** Of the database server; absent on SQLite. */
-  readonly databasePid: number | undefined
+  /** Processes of MariaDB and of Redis; absent on SQLite. */
+  readonly serverPids: readonly number[]
   /** Limited keys, spread over users. */
   readonly keys: readonly string[]
   /** Waits until the database has exactly these calls more than before. @throws Error when it has others, or wrong sums */
@@ -47,7 +48,7 @@ const SETTLE_MS = 60_000
 export async function openGateway(options: GatewayOptions): Promise<Gateway> {
   const { engine, upstreamUrl, users = 1, keysPerUser = 1, channels = 1 } = options
   const folder = await mkdtemp(join(options.folder, 'gateway-'))
-  const database = engine === 'mariadb' ? await serverDatabase() : fileDatabase(join(folder, 'bench.db'))
+  const database = engine === 'cluster' ? await clusterServers() : fileDatabase(join(folder, 'bench.db'))
   const node = await createNode({ env: { WORKERS: '1', LOG_LEVEL: 'info', ...database.env, ...options.env } })
   try {
     node.start()
@@ -68,7 +69,7 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
       url: node.url,
       supervisorPid: node.supervisorPid(),
       workerPid: workerPid!,
-      databasePid: database.pid,
+      serverPids: database.pids,
       keys,
       settled: createSettled(books.number),
       async close() {
@@ -86,7 +87,7 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
 
 interface BenchDatabase {
   readonly env: Readonly<Record<string, string>>
-  readonly pid: number | undefined
+  readonly pids: readonly number[]
   /** Another connection, to read beside the gateway. */
   open(): Promise<{ number(query: string): Promise<number>; close(): Promise<void> }>
   remove(): Promise<void>
@@ -95,7 +96,7 @@ interface BenchDatabase {
 function fileDatabase(path: string): BenchDatabase {
   return {
     env: { SQLITE_PATH: path },
-    pid: undefined,
+    pids: [],
     async open() {
       const db = new Database(path, { readonly: true })
       return {
@@ -108,13 +109,18 @@ function fileDatabase(path: string): BenchDatabase {
   }
 }
 
-async function serverDatabase(): Promise<BenchDatabase> {
+async function clusterServers(): Promise<BenchDatabase> {
   const server = await mariadb()
+  const shared = await redis()
   const name = `bench_${crypto.randomUUID().replaceAll('-', '')}`
   await server.execute(`create database ${name}`)
   return {
-    env: { SQL_DSN: server.dsn(name) },
-    pid: server.process.pid,
+    env: {
+      SQL_DSN: server.dsn(name),
+      REDIS_CONN_STRING: shared.url,
+      CRYPTO_SECRET: 'a crypto secret of measurements',
+    },
+    pids: [server.process.pid, shared.process.pid],
     async open() {
       const connection = await mysql.createConnection({
         socketPath: server.socketPath,

@@ -15,17 +15,17 @@ import { measureStart } from './start.ts'
 import { measureStreams, streamWork } from './streams.ts'
 import { formatTable, type Row } from './table.ts'
 
-const USAGE = `bun run bench [--quick] [--only calls|streams|memory|start] [--engine sqlite|mariadb] [--profile]
+const USAGE = `bun run bench [--quick] [--only calls|streams|memory|start] [--engine sqlite|cluster] [--profile]
 
   --quick     fewer rounds: about 5 minutes instead of 10
   --only      one figure
-  --engine    one database instead of both
+  --engine    SQLite alone, or MariaDB and Redis as in a cluster, instead of both
   --profile   where the CPU time of calls and streams goes, instead of the table
   HEADGATE_BINARY=dist/headgate measures the compiled binary`
 
 const FIGURES = ['calls', 'streams', 'memory', 'start'] as const
 const DIALECTS = ['chat', 'claude'] as const
-const ENGINES: readonly Engine[] = ['sqlite', 'mariadb']
+const ENGINES: readonly Engine[] = ['sqlite', 'cluster']
 
 const FULL = {
   calls: { rounds: 5, calls: 20_000 },
@@ -105,14 +105,16 @@ const outputOf = (...command: readonly string[]): string => {
 
 function headLines(): readonly string[] {
   const commit = outputOf('git', 'describe', '--always', '--dirty', '--abbrev=10') || 'unknown'
-  const database = engines.includes('mariadb')
+  const redis = engines.includes('cluster') ? (/v=([\d.]+)/.exec(outputOf('redis-server', '--version'))?.[1] ?? '') : ''
+  const database = engines.includes('cluster')
     ? (/[\d.]+-MariaDB/.exec(outputOf('mariadbd', '--version'))?.[0] ?? '')
     : ''
   const built = process.env['HEADGATE_BINARY'] ? 'compiled binary' : 'from source'
   return [
-    `Headgate ${packageJson.version} (${built}, commit ${commit}), Bun ${Bun.version}${database && `, ${database}`}, SQLite of Bun`,
+    `Headgate ${packageJson.version} (${built}, commit ${commit}), Bun ${Bun.version}${database && `, ${database}`}${redis && `, Redis ${redis}`}, SQLite of Bun`,
     `Linux ${release()}, ${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}, load ${loadavg()[0]!.toFixed(1)} before; ${new Date().toISOString()}`,
-    'Level L2: key check, routing, hold, settle, durable journal, flush to the database, log line per call. No Redis.',
+    'Level L2: key check, routing, hold, settle, durable journal, flush to the database, log line per call.',
+    'On MariaDB and Redis: as a node of a cluster, with upstream keys encrypted. SQLite: as a node alone, without either.',
     'Reference: a bare Bun proxy in the same round. × is the median of the rounds; MB are 10⁶ bytes resident.',
   ]
 }

@@ -43,6 +43,18 @@ const FILLED: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   },
 }
 
+interface ClusterSeen {
+  readonly nodes: readonly {
+    readonly name: string
+    readonly role: string
+    readonly state: string
+    readonly unflushed: number
+    readonly workers: readonly { readonly dependencies: readonly { readonly name: string; readonly up: boolean }[] }[]
+  }[]
+  readonly leases: readonly { readonly name: string }[]
+  readonly differences: readonly unknown[]
+}
+
 const isNode = ({ image }: ComposeService): boolean => image.startsWith('headgate')
 
 describe('our compose files', () => {
@@ -188,6 +200,25 @@ if (engine) {
         return reply.status
       }
       await eventually('calls are served', async () => (await call()) === 200, { withinMs: 20_000 })
+
+      // What the guide says that one should see.
+      const view = await eventually(
+        'the cluster shows three nodes that live, and nothing on its way',
+        async () => {
+          const seen = await admin.call<ClusterSeen>('GET', '/api/cluster/')
+          const isCalm = seen.nodes.every(({ state, unflushed }) => state === 'live' && unflushed === 0)
+          return isCalm && seen.leases.length > 0 ? seen : undefined
+        },
+        { withinMs: 60_000, everyMs: 200 },
+      )
+      expect(view.nodes.map(({ name, role }) => `${name} ${role}`).sort()).toEqual([
+        'master master',
+        'slave-1 slave',
+        'slave-2 slave',
+      ])
+      expect(view.differences).toEqual([])
+      for (const { workers } of view.nodes)
+        for (const { dependencies } of workers) expect(dependencies.filter(({ up }) => !up)).toEqual([])
 
       // Each health check says what is so.
       const slave = services.get('slave-1')

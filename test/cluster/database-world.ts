@@ -15,6 +15,9 @@ import { eventually } from '../support/eventually.ts'
 import { createNode, type RealNode } from '../support/node.ts'
 import { startUpstreamProcess, type UpstreamProcess } from '../support/upstream-process.ts'
 
+/** Where a database is: the address of a server, or the path of a file. */
+export type Place = string | { readonly sqlitePath: string }
+
 export interface World {
   readonly nodes: readonly RealNode[]
   readonly admin: AdminClient
@@ -29,8 +32,8 @@ export interface World {
   recovered(): Promise<number>
   /** Keys that no node has seen, for tests that ask with them. */
   readonly fresh: readonly MadeKey[]
-  /** Ends the load and the nodes, and has the books compared. @param dsn of the database as it is in the end */
-  finish(dsn: string): Promise<string>
+  /** Ends the load and the nodes, and has the books compared. @param at the database as it is in the end */
+  finish(at: Place): Promise<string>
   remove(): Promise<void>
 }
 
@@ -130,7 +133,7 @@ export async function openWorld(
         for (const node of nodes) console.log(await node.output())
         throw error
       }
-      const db = await openDb({ dsn: at, log: silentLog })
+      const db = await openDb({ ...(typeof at === 'string' ? { dsn: at } : at), log: silentLog })
       try {
         return await expectExactBooks(db, { granted: admin.granted, load: running, upstream, kills: [] })
       } finally {

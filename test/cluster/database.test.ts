@@ -4,7 +4,10 @@
  * are served soon after. SOAK makes the outages as long as they may be.
  */
 import { expect, test } from 'bun:test'
-import { dsnOf, startGalera, startReplication, startSingle } from '../support/database-clusters.ts'
+import { eq, inArray } from 'drizzle-orm'
+import { type Db, openDb } from '../../src/db/index.ts'
+import { silentLog } from '../../src/lib/log.ts'
+import { dsnOf, type OwnServer, startGalera, startReplication, startSingle } from '../support/database-clusters.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 import { openTcpProxy } from '../support/tcp-proxy.ts'
@@ -23,7 +26,57 @@ const flowing = async (world: World): Promise<void> => {
   await eventually('calls are served', () => world.load.ends.complete >= before + 30, { withinMs: 30_000 })
 }
 
-if (SERVER_ENGINE) {
+/** Transactions that this member has given to the others since it was started. */
+async function writeSetsOf(server: OwnServer): Promise<number> {
+  const [row] = await server.query(`show global status like 'wsrep_replicated'`)
+  return Number(row?.['Value'])
+}
+
+/** Each member is written to, and the others show it at once; rows that all of them change lose no change. */
+async function expectOneDatabase(servers: readonly OwnServer[]): Promise<void> {
+  const dbs = await Promise.all(servers.map((server) => openDb({ dsn: dsnOf(server, DATABASE), log: silentLog })))
+  try {
+    const [first, second] = dbs
+    if (!first || !second) throw new Error('there are no members')
+    const { clusterMeta } = first.tables
+    const [counter, mark] = ['test counter', 'test mark']
+    const key = { key: [clusterMeta.key] }
+    for (const name of [counter, mark])
+      await first.upsert(clusterMeta, { key: name, value: '0' }, { ...key, set: { value: '0' } })
+    const read = async (db: Db, name: string): Promise<number> =>
+      Number((await db.select().from(clusterMeta).where(eq(clusterMeta.key, name)))[0]?.value)
+    for (let n = 1; n <= 50; n += 1) {
+      await first
+        .update(clusterMeta)
+        .set({ value: String(n) })
+        .where(eq(clusterMeta.key, mark))
+      expect(await read(second, mark)).toBe(n)
+    }
+    const rounds = 15
+    const increments = dbs.map(async (db) => {
+      for (let n = 0; n < rounds; n += 1)
+        await db.transaction(
+          async (tx) => {
+            const query = tx.select().from(clusterMeta).where(eq(clusterMeta.key, counter))
+            const [row] = await tx.lock(query)
+            await tx
+              .update(clusterMeta)
+              .set({ value: String(Number(row?.value) + 1) })
+              .where(eq(clusterMeta.key, counter))
+          },
+          { deadlineMs: 30_000 },
+        )
+    })
+    await Promise.all(increments)
+    expect(await read(second, counter)).toBe(rounds * dbs.length)
+    await first.delete(clusterMeta).where(inArray(clusterMeta.key, [counter, mark]))
+  } finally {
+    for (const db of dbs) await db.close()
+  }
+}
+
+// These servers are MariaDB's own kind.
+if (SERVER_ENGINE?.name === 'mariadb') {
   test('a database that is killed, in a black hole, or left for its replica costs no call in flight and no charge', async () => {
     const pair = await startReplication(DATABASE)
     const proxy = await openTcpProxy(pair.primary)
@@ -107,12 +160,32 @@ if (SERVER_ENGINE) {
 
   test('three Galera members behind HAProxy: all take writes, one is killed, and every account adds up', async () => {
     const cluster = await startGalera(DATABASE)
-    const world = await openWorld(dsnOf(cluster, DATABASE))
+    const [first, second, third] = cluster.servers
+    if (!first || !second || !third) throw new Error('there are not three members')
+    const world = await openWorld(dsnOf(cluster, DATABASE)).catch(async (error: unknown) => {
+      await cluster.remove()
+      throw error
+    })
     try {
-      const [first, second, third] = cluster.servers
-      if (!first || !second || !third) throw new Error('there are not three members')
-      await flowing(world)
+      await expectOneDatabase(cluster.servers)
+      const own = await Promise.all(cluster.servers.map(writeSetsOf))
+      const writes = await eventually(
+        'every member takes writes of the nodes',
+        async () => {
+          const counts = await Promise.all(cluster.servers.map(writeSetsOf))
+          return counts.every((count, at) => count >= (own[at] ?? 0) + 10) ? counts : undefined
+        },
+        { withinMs: 60_000, everyMs: 200 },
+      )
       const figures: string[] = []
+      if (IS_SOAK) {
+        // It goes on to let clients in, and tells each of them that it is not ready.
+        await third.query("set global wsrep_provider_options = 'gmcast.isolate=1'")
+        figures.push(`isolated member ${await world.recovered()} ms`)
+        await flowing(world)
+        await third.query("set global wsrep_provider_options = 'gmcast.isolate=0'")
+        await cluster.synced(third)
+      }
       for (const victim of IS_SOAK ? [second, third, first, second] : [second]) {
         await victim.kill()
         const ms = await world.recovered()
@@ -126,19 +199,10 @@ if (SERVER_ENGINE) {
         third.thaw()
         await cluster.synced(third)
       }
-      const writes = await Promise.all(
-        cluster.servers
-          .filter((server) => IS_SOAK || server !== second)
-          .map(async (server) => {
-            const [row] = await server.query(`show global status like 'wsrep_replicated'`)
-            return Number(row?.['Value'])
-          }),
-      )
       const books = await world.finish(dsnOf(first, DATABASE))
       console.log(
         `Galera: recovered ${figures.join(', ')} after a member was killed; write sets by member ${writes.join(', ')}; ${books}`,
       )
-      for (const count of writes) expect(count).toBeGreaterThan(10)
     } finally {
       await world.remove()
       await cluster.remove()

@@ -2,7 +2,7 @@
  * The health of channels is one view of three nodes: an upstream that fails is left alone by all of them, tried out by one
  * call at a time, told of once; a flapping one flaps no more; keys of a channel take fair turns on each node.
  */
-import { expect, test } from 'bun:test'
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'bun:test'
 import { eq } from 'drizzle-orm'
 import type { MadeKey } from '../support/admin-client.ts'
 import { type Cluster, openCluster } from '../support/cluster.ts'
@@ -11,6 +11,8 @@ import { eventually } from '../support/eventually.ts'
 import { startUpstream, type Upstream } from '../support/upstream.ts'
 
 const MODEL = 'asked-for'
+const TURNS = 'in-turns'
+const KEYS = ['k-0', 'k-1', 'k-2', 'k-3', 'k-4']
 const SECONDS = {
   coolDown: 'channel_health_setting.cool_down_seconds',
   most: 'channel_health_setting.max_cool_down_seconds',
@@ -30,12 +32,16 @@ interface World extends Cluster {
   /** Sets options; every node has them. */
   set(options: Readonly<Record<string, unknown>>): Promise<void>
   /** Calls one node. @returns the status */
-  ask(node: number): Promise<number>
+  ask(node: number, model?: string): Promise<number>
   hits(): number
 }
 
-const withWorld = async (redis: 'own' | 'none', work: (world: World) => Promise<void>): Promise<void> => {
-  const cluster = await openCluster({ redis })
+const openWorld = async (redis: 'own' | 'none'): Promise<World> => {
+  // Without Redis the workers of a node have a bus of their own, and the nodes none.
+  const cluster = await openCluster({
+    redis,
+    envOf: (node) => ({ WORKERS: node === 0 || redis === 'own' ? '1' : '2' }),
+  })
   const scripted = startUpstream()
   const told: { kind: string; key: string }[] = []
   const catcher = Bun.serve({
@@ -46,8 +52,13 @@ const withWorld = async (redis: 'own' | 'none', work: (world: World) => Promise<
       return new Response()
     },
   })
+  const { admin, nodes } = cluster
+  const remove = async (): Promise<void> => {
+    await cluster.remove()
+    await scripted.stop()
+    await catcher.stop(true)
+  }
   try {
-    const { admin, nodes } = cluster
     const key = await admin.apiKey(await admin.user(1_000_000_000))
     await admin.options({
       ...LONG,
@@ -60,11 +71,12 @@ const withWorld = async (redis: 'own' | 'none', work: (world: World) => Promise<
       admin.channel({ name, baseUrl: scripted.url, models: [MODEL], modelMapping: { [MODEL]: name } })
     const sick = await channel('sick')
     await channel('well')
-    const ask = async (node: number): Promise<number> => {
+    const ask = async (node: number, model = MODEL): Promise<number> => {
       const reply = await fetch(`${nodes[node]?.url}/v1/chat/completions`, {
         method: 'POST',
-        headers: { authorization: `Bearer ${key.key}` },
-        body: JSON.stringify({ model: MODEL, messages: [{ role: 'user', content: 'hi' }] }),
+        // A connection of its own meets any of the workers.
+        headers: { authorization: `Bearer ${key.key}`, connection: 'close' },
+        body: JSON.stringify({ model, user: `node-${node}`, messages: [{ role: 'user', content: 'hi' }] }),
       })
       await reply.arrayBuffer()
       return reply.status
@@ -73,8 +85,9 @@ const withWorld = async (redis: 'own' | 'none', work: (world: World) => Promise<
     const set = async (options: Readonly<Record<string, unknown>>): Promise<void> => {
       const mark = `options ${++marks}`
       await admin.options({ ...options, Footer: mark })
-      await eventually('every node has the options', async () => {
-        const replies = await Promise.all(nodes.map(({ url }) => fetch(`${url}/api/status`)))
+      await eventually('every worker has the options', async () => {
+        const urls = nodes.flatMap(({ url }) => Array.from({ length: 6 }, () => url))
+        const replies = await Promise.all(urls.map((url) => fetch(`${url}/api/status`, { keepalive: false })))
         const shown = await Promise.all(replies.map((reply) => reply.json() as Promise<Status>))
         return shown.every(({ data }) => data.footer_html === mark)
       })
@@ -88,15 +101,10 @@ const withWorld = async (redis: 'own' | 'none', work: (world: World) => Promise<
       },
       { withinMs: 20_000 },
     )
-    await work({ ...cluster, key, scripted, sick, told, set, ask, hits })
-    await cluster.stop({ granted: admin.granted })
+    return { ...cluster, key, scripted, sick, told, set, ask, hits, remove }
   } catch (error) {
-    for (const node of cluster.nodes) console.log(await node.output())
+    await remove()
     throw error
-  } finally {
-    await cluster.remove()
-    await scripted.stop()
-    await catcher.stop(true)
   }
 }
 
@@ -143,152 +151,150 @@ const traffic = (world: World, inParallel: number) => {
 
 if (SERVER_ENGINE)
   for (const redis of ['own', 'none'] as const)
-    test(
-      `an upstream that fails is left alone by all nodes and tried by one call at a time, Redis: ${redis}`,
-      () =>
-        withWorld(redis, async (world) => {
-          const { admin, ask, hits, nodes, scripted, set, sick, told } = world
+    describe(`Redis: ${redis}`, () => {
+      let world: World
+      beforeAll(async () => {
+        world = await openWorld(redis)
+      }, 120_000)
+      afterAll(async () => {
+        try {
+          await world.stop({ granted: world.admin.granted })
+        } finally {
+          await world.remove()
+        }
+      }, 120_000)
+      beforeEach(() => recovered(world), 60_000)
 
-          // A third of failures is within what retries are for.
-          let asked = 0
-          scripted.on('sick', () => (asked++ % 10 < 3 ? { status: 500 } : {}))
-          for (let n = 0; n < 60; n++) expect(await ask(n % 3)).toBe(200)
-          expect(await rowOf(world)).toBeUndefined()
+      test('a third of failures is within what retries are for', async () => {
+        const { ask, scripted } = world
+        for (let n = 0; n < 24; n++) expect(await ask(n % 3)).toBe(200)
+        let asked = 0
+        scripted.on('sick', () => (asked++ % 10 < 3 ? { status: 500 } : {}))
+        for (let n = 0; n < 60; n++) expect(await ask(n % 3)).toBe(200)
+        expect((await rowOf(world))?.state).toBe('closed')
+      }, 60_000)
 
-          // All of them, seen by one node alone.
-          await recovered(world)
-          scripted.on('sick', { status: 500 })
-          await eventually('the channel is left alone', async () => (await ask(0)) === 200 && (await rowOf(world)))
-          const sinceMs = performance.now()
-          const fromOthers = hits()
-          let lateMs = 0
-          let last = hits()
-          for (let n = 0; n < 40; n++) {
-            for (const node of [1, 2]) expect(await ask(node)).toBe(200)
-            if (hits() !== last) lateMs = performance.now() - sinceMs
-            last = hits()
-            await Bun.sleep(40)
-          }
-          console.log(
-            `Redis: ${redis}: the others' last call to a failing upstream began within ${Math.round(lateMs)} ms, after ${hits() - fromOthers} failures of theirs`,
-          )
-          // Fewer than each would have needed to find out by itself.
-          expect(hits() - fromOthers).toBeLessThan(10)
-          await eventually('it is told of', () => told.length > 0)
+      test('an upstream that one node has seen fail is left alone by all', async () => {
+        const { ask, hits, scripted, sick, told } = world
+        scripted.on('sick', { status: 500 })
+        await eventually(
+          'the channel is left alone',
+          async () => (await ask(0)) === 200 && (await rowOf(world))?.state === 'open',
+        )
+        // From now on nobody could find out by trying.
+        scripted.on('sick', {})
+        const sinceMs = performance.now()
+        let before = hits()
+        await eventually(
+          'no node goes there any more',
+          async () => {
+            before = hits()
+            for (let n = 0; n < 10; n++) for (const node of [0, 1, 2]) expect(await ask(node)).toBe(200)
+            return hits() === before
+          },
+          { withinMs: 20_000 },
+        )
+        const last = Math.max(...scripted.ledger.filter(({ model }) => model === 'sick').map(({ atMs }) => atMs))
+        const lateMs = Math.max(0, Math.round(last - (performance.timeOrigin + sinceMs)))
+        console.log(`Redis: ${redis}: the last call to a failing upstream ended ${lateMs} ms after one node knew`)
+        await eventually('it is told of', () => told.length > 0)
+        expect(told.map(({ key }) => key)).toEqual([`channel:${sick}:cooling`])
+      }, 60_000)
 
-          // Half open: many callers, and never two of their calls at the upstream.
-          await recovered(world)
-          await set({ [SECONDS.coolDown]: 0.3, [SECONDS.most]: 0.3 })
-          scripted.on('sick', { status: 500, delayMs: 120 })
-          const crowd = traffic(world, 3)
-          await eventually('the channel is left alone', async () => (await rowOf(world))?.state === 'open')
-          // What was under way when it happened ends before the first probe may begin.
-          const probedFrom = Date.now() + 250
-          await eventually('it is tried again and again', () => probes(scripted, probedFrom).length >= 5, {
-            withinMs: 20_000,
-          })
-          scripted.on('sick', { delayMs: 120 })
-          await eventually('it serves again', async () => (await rowOf(world))?.state === 'closed', {
-            withinMs: 20_000,
-          })
-          expect((await crowd.stop()).filter((status) => status !== 200)).toEqual([])
-          expect(overlaps(probes(scripted, probedFrom))).toBe(0)
-
-          // Up and down many times a second: each time alone for longer, never for less than the least.
-          await recovered(world)
-          await set({ [SECONDS.coolDown]: 0.4, [SECONDS.most]: 1.6 })
-          scripted.on('sick', () => (Math.floor(Date.now() / 150) % 2 === 0 ? { status: 500 } : {}))
-          const flapping = traffic(world, 2)
-          const lengths = new Map<number, number>()
-          await eventually(
-            'it is left alone for the most',
-            async () => {
-              const row = await rowOf(world)
-              if (row?.state === 'open') lengths.set(row.version, row.untilMs - row.changedAtMs)
-              return [...lengths.values()].includes(1_600)
-            },
-            { withinMs: 30_000 },
-          )
-          expect((await flapping.stop()).filter((status) => status !== 200)).toEqual([])
-          const seen = [...lengths.values()]
-          console.log(`Redis: ${redis}: a flapping upstream was left alone for ${seen.join(', ')} ms`)
-          expect(seen).toEqual([...seen].sort((a, b) => a - b))
-          expect(Math.min(...seen)).toBeGreaterThanOrEqual(400)
-
-          // A fault of the account: disabled, once, by whichever of the nodes.
-          await recovered(world)
-          await set(LONG)
-          expect(told.map(({ key }) => key)).toEqual([`channel:${sick}:cooling`])
-          scripted.on('sick', { status: 401, delayMs: 50 })
-          await eventually(
-            'the channel is disabled',
-            async () => {
-              await Promise.all(nodes.flatMap((_, node) => [ask(node), ask(node), ask(node)]))
-              return (await admin.call<{ status: number }>('GET', `/api/channel/${sick}`)).status === 3
-            },
-            { withinMs: 20_000 },
-          )
-          await eventually('it is told of', () => told.length > 1)
-          // By hand it stays, whatever the upstream says, and however often.
-          await admin.call('POST', `/api/channel/${sick}/status`, { status: 2 })
-          const before = hits()
-          for (let n = 0; n < 30; n++) expect(await ask(n % 3)).toBe(200)
-          expect(hits() - before).toBeLessThan(10)
-          expect((await admin.call<{ status: number }>('GET', `/api/channel/${sick}`)).status).toBe(2)
-          expect(told.map(({ kind }) => kind)).toEqual(['channel-disabled', 'channel-disabled'])
-        }),
-      180_000,
-    )
-
-if (SERVER_ENGINE)
-  test('keys of a channel take turns, each as often as any other on a node, over its workers', async () => {
-    const cluster = await openCluster({ redis: 'none', envOf: (node) => ({ WORKERS: node === 0 ? '1' : '2' }) })
-    const scripted = startUpstream()
-    try {
-      const { admin, nodes } = cluster
-      const key = await admin.apiKey(await admin.user(1_000_000_000))
-      await admin.options({ ModelRatio: { [MODEL]: 1 } })
-      await admin.call('POST', '/api/channel/', {
-        mode: 'multi_to_single',
-        multi_key_mode: 'polling',
-        channel: {
-          name: 'many',
-          type: 1,
-          key: 'k-0\nk-1\nk-2\nk-3\nk-4',
-          base_url: scripted.url,
-          models: MODEL,
-          group: 'default',
-        },
-      })
-      const ask = async (node: number): Promise<number> => {
-        const reply = await fetch(`${nodes[node]?.url}/v1/chat/completions`, {
-          method: 'POST',
-          // A connection of its own meets any of the workers.
-          headers: { authorization: `Bearer ${key.key}`, connection: 'close' },
-          body: JSON.stringify({ model: MODEL, user: `node-${node}`, messages: [{ role: 'user', content: 'hi' }] }),
+      test('half open, there are never two calls at the upstream, however many callers', async () => {
+        const { scripted, set } = world
+        await set({ [SECONDS.coolDown]: 0.3, [SECONDS.most]: 0.3 })
+        scripted.on('sick', { status: 500, delayMs: 120 })
+        const crowd = traffic(world, 3)
+        // By now all have heard of it, though some only by looking at the database; what was under way before has ended.
+        await eventually('it has been tried in vain', async () => ((await rowOf(world))?.level ?? 0) >= 2, {
+          withinMs: 20_000,
         })
-        await reply.arrayBuffer()
-        return reply.status
-      }
-      for (const [node] of nodes.entries())
-        await eventually('the node serves', async () => (await ask(node)) === 200, { withinMs: 20_000 })
-      for (let round = 0; round < 12; round++)
-        await Promise.all(nodes.flatMap((_, node) => Array.from({ length: 4 }, () => ask(node))))
-      for (const [node] of nodes.entries()) {
-        const keys = scripted.requests
-          .filter((request) => request.json()['user'] === `node-${node}`)
-          .map(({ headers }) => headers['authorization'])
-        const counts = [0, 1, 2, 3, 4].map((index) => keys.filter((one) => one === `Bearer k-${index}`).length)
-        console.log(`node ${node}: calls per key ${counts.join(', ')}`)
-        expect(counts.reduce((sum, count) => sum + count, 0)).toBeGreaterThanOrEqual(48)
-        expect(Math.max(...counts) - Math.min(...counts)).toBeLessThanOrEqual(1)
-      }
-      await cluster.stop({ granted: admin.granted })
-    } finally {
-      await cluster.remove()
-      await scripted.stop()
-    }
-  }, 120_000)
+        const probedFrom = Date.now()
+        await eventually('it is tried again and again', () => probes(scripted, probedFrom).length >= 3, {
+          withinMs: 20_000,
+        })
+        scripted.on('sick', { delayMs: 120 })
+        await eventually('it serves again', async () => (await rowOf(world))?.state === 'closed', { withinMs: 20_000 })
+        expect((await crowd.stop()).filter((status) => status !== 200)).toEqual([])
+        expect(overlaps(probes(scripted, probedFrom))).toBe(0)
+      }, 60_000)
+
+      test('one that flaps is left alone for longer each time, and never for less than the least', async () => {
+        const { scripted, set } = world
+        await set({ [SECONDS.coolDown]: 0.4, [SECONDS.most]: 1.6 })
+        // Up and down many times a second.
+        scripted.on('sick', () => (Math.floor(Date.now() / 150) % 2 === 0 ? { status: 500 } : {}))
+        const crowd = traffic(world, 2)
+        const lengths = new Map<number, number>()
+        await eventually(
+          'it is left alone for the most',
+          async () => {
+            const row = await rowOf(world)
+            if (row?.state === 'open') lengths.set(row.version, row.untilMs - row.changedAtMs)
+            return [...lengths.values()].includes(1_600)
+          },
+          { withinMs: 30_000 },
+        )
+        expect((await crowd.stop()).filter((status) => status !== 200)).toEqual([])
+        const seen = [...lengths.values()]
+        console.log(`Redis: ${redis}: a flapping upstream was left alone for ${seen.join(', ')} ms`)
+        expect(seen).toEqual([...seen].sort((a, b) => a - b))
+        expect(Math.min(...seen)).toBeGreaterThanOrEqual(400)
+      }, 60_000)
+
+      test('a fault of the account disables the channel, told of once; disabled by hand it stays so', async () => {
+        const { admin, ask, hits, nodes, scripted, set, sick, told } = world
+        const status = async () => (await admin.call<{ status: number }>('GET', `/api/channel/${sick}`)).status
+        await set(LONG)
+        const toldBefore = told.length
+        scripted.on('sick', { status: 401, delayMs: 50 })
+        await eventually(
+          'the channel is disabled',
+          async () => {
+            await Promise.all(nodes.flatMap((_, node) => [ask(node), ask(node), ask(node)]))
+            return (await status()) === 3
+          },
+          { withinMs: 20_000 },
+        )
+        await eventually('it is told of', () => told.length > toldBefore)
+        await admin.call('POST', `/api/channel/${sick}/status`, { status: 2 })
+        const before = hits()
+        for (let n = 0; n < 30; n++) expect(await ask(n % 3)).toBe(200)
+        expect(hits() - before).toBeLessThan(10)
+        expect(await status()).toBe(2)
+        expect(told.slice(toldBefore).map(({ key }) => key.split('@')[0])).toEqual([`channel:${sick}`])
+      }, 60_000)
+
+      test('keys of a channel take turns: on each node each serves as often as any other, give or take one', async () => {
+        const { admin, ask, nodes, scripted } = world
+        await admin.options({ ModelRatio: { [MODEL]: 1, [TURNS]: 1 } })
+        await admin.call('POST', '/api/channel/', {
+          mode: 'multi_to_single',
+          multi_key_mode: 'polling',
+          channel: {
+            ...{ name: TURNS, type: 1, models: TURNS, group: 'default' },
+            ...{ key: KEYS.join('\n'), base_url: scripted.url },
+          },
+        })
+        for (const [node] of nodes.entries())
+          await eventually('every worker of the node serves', async () => {
+            const statuses = await Promise.all(Array.from({ length: 8 }, () => ask(node, TURNS)))
+            return statuses.every((one) => one === 200)
+          })
+        for (let round = 0; round < 12; round++)
+          await Promise.all(nodes.flatMap((_, node) => Array.from({ length: 4 }, () => ask(node, TURNS))))
+        for (const [node] of nodes.entries()) {
+          const keys = scripted.requests
+            .filter((request) => request.model === TURNS && request.json()['user'] === `node-${node}`)
+            .map(({ headers }) => headers['authorization'])
+          const counts = KEYS.map((key) => keys.filter((one) => one === `Bearer ${key}`).length)
+          console.log(`Redis: ${redis}: node ${node}: calls per key ${counts.join(', ')}`)
+          expect(keys.length).toBeGreaterThanOrEqual(48)
+          expect(Math.max(...counts) - Math.min(...counts)).toBeLessThanOrEqual(1)
+        }
+      }, 60_000)
+    })
 
 /** Calls that failed at the upstream and began since. */
 const probes = (scripted: Upstream, sinceMs: number) =>

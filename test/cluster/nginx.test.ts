@@ -213,7 +213,7 @@ if (HAS_SERVERS) {
       expect(nodes.reduce((sum, { bodies }) => sum + bodies.length, 0)).toBe(1)
     }, 120_000)
 
-    test('lets a WebSocket through, and says whose a request is', async () => {
+    test('lets a WebSocket through, and says whose a request is, not what the client claims', async () => {
       const { url } = await balance([0, 1, 2].map((n) => standIn(n).address))
       const socket = new WebSocket(`${url.replace('http', 'ws')}/v1/realtime`)
       const message = Promise.withResolvers<string>()
@@ -226,7 +226,7 @@ if (HAS_SERVERS) {
         headers: { host: 'gate.example.com', 'x-forwarded-for': '203.0.113.9' },
       })
       const seen = (await reply.json()) as Readonly<Record<string, string>>
-      expect(seen['x-forwarded-for']).toBe('203.0.113.9, 127.0.0.1')
+      expect(seen['x-forwarded-for']).toBe('127.0.0.1')
       expect(seen['x-real-ip']).toBe('127.0.0.1')
       expect(seen['x-forwarded-proto']).toBe('http')
       expect(seen['host']).toBe('gate.example.com')

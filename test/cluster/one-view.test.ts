@@ -108,16 +108,11 @@ if (SERVER_ENGINE) {
     'a key or user that was revoked is accepted nowhere a second later, whatever was being read meanwhile',
     () =>
       withCluster({ env: NEVER }, async ({ nodes, databaseProxy }, anywhere) => {
-        const [first, second, third] = await Promise.all([
-          anywhere.user(1_000),
-          anywhere.user(1_000),
-          anywhere.user(1_000),
-        ])
-        const [keyOff, keyGone, userOff] = await Promise.all(
-          [first, second, third].map((user) => anywhere.apiKey(user)),
-        )
-        if (!keyOff || !keyGone || !userOff) throw new Error('no keys')
-        const keys = [keyOff, keyGone, userOff]
+        const owners = await Promise.all(Array.from({ length: 4 }, () => anywhere.user(1_000)))
+        const [first, second, third, fourth] = owners
+        const [keyOff, keyGone, userOff, userGone] = await Promise.all(owners.map((user) => anywhere.apiKey(user)))
+        if (!third || !fourth || !keyOff || !keyGone || !userOff || !userGone) throw new Error('no keys')
+        const keys = [keyOff, keyGone, userOff, userGone]
         const accepted = new Map<string, number>()
         let isOver = false
         const hammer = nodes.flatMap(({ url }) =>
@@ -142,6 +137,7 @@ if (SERVER_ENGINE) {
             key: userOff,
             revoke: () => anywhere.call('POST', '/api/user/manage', { id: third.id, action: 'disable' }),
           },
+          { key: userGone, revoke: () => anywhere.call('DELETE', `/api/user/${fourth.id}`) },
         ]
         const revokedMs = new Map<string, number>()
         await Promise.all(
@@ -183,7 +179,11 @@ if (SERVER_ENGINE) {
           await Bun.sleep(50)
         }
         expect(calls).toBeGreaterThan(10)
-        for (const { url } of nodes) expect((await statusOf(url)).footer_html).toBe('before')
+        for (const { url } of nodes) {
+          expect((await statusOf(url)).footer_html).toBe('before')
+          // Longer than it takes to look: whoever watches a node sees that it reads something old.
+          expect(await snapshotAgeSec(url)).toBeGreaterThan(2)
+        }
         databaseProxy.admit()
         await eventually(
           'edits work again',
@@ -201,14 +201,18 @@ if (SERVER_ENGINE) {
             ),
           { withinMs: SLOW_MACHINE_MS },
         )
+        for (const { url } of nodes)
+          await eventually('what a node reads is fresh', async () => (await snapshotAgeSec(url)) < 2, {
+            withinMs: SLOW_MACHINE_MS,
+          })
       }),
     120_000,
   )
 
   test(
-    'settings that were saved together are seen together',
+    'settings that were saved together are seen together, and so is what was deleted together',
     () =>
-      withCluster({ env: NEVER }, async ({ nodes }, anywhere) => {
+      withCluster({ env: NEVER }, async ({ nodes, upstream }, anywhere) => {
         const pair = (n: number) => ({ Footer: `pair ${n}`, SystemName: `pair ${n}` })
         await anywhere.options(pair(0))
         let isOver = false
@@ -235,6 +239,22 @@ if (SERVER_ENGINE) {
         await Promise.all(readers)
         expect(mixed).toEqual([])
         expect(seen).toBeGreaterThan(100)
+
+        const probe = await anywhere.apiKey(await anywhere.user(1_000))
+        const twins = ['twin-a', 'twin-b']
+        await anywhere.options({ ModelRatio: Object.fromEntries(twins.map((model) => [model, 1])) })
+        const ids: number[] = []
+        for (const name of twins) ids.push(await anywhere.channel({ name, baseUrl: upstream.url, models: [name] }))
+        const shown = async (url: string): Promise<number> =>
+          (await modelsOf(url, probe)).filter((model) => twins.includes(model)).length
+        for (const { url } of nodes) await eventually('both are there', async () => (await shown(url)) === 2)
+        const counts = nodes.map(async ({ url }) => {
+          const own: number[] = []
+          while (own.at(-1) !== 0) own.push(await shown(url))
+          return new Set(own)
+        })
+        await anywhere.call('POST', '/api/channel/batch', { ids })
+        for (const count of await Promise.all(counts)) expect(count.has(1)).toBe(false)
       }),
     120_000,
   )
@@ -245,6 +265,11 @@ async function statusOf(url: string): Promise<{ footer_html: string; system_name
     data: { footer_html: string; system_name: string }
   }
   return data
+}
+
+async function snapshotAgeSec(url: string): Promise<number> {
+  const text = await (await fetch(`${url}/metrics`)).text()
+  return Number(/^headgate_snapshot_age_seconds (\S+)$/m.exec(text)?.[1])
 }
 
 const listModels = (url: string, { key }: MadeKey): Promise<Response> =>

@@ -6,6 +6,8 @@ import { expect, test } from 'bun:test'
 import type { MadeKey } from '../support/admin-client.ts'
 import { type Cluster, openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
+import { eventually } from '../support/eventually.ts'
+import { type SentinelRedis, startSentinelRedis } from '../support/redis-services.ts'
 
 const UNITS_PER_DOLLAR = 500_000
 const MODEL = 'fixed'
@@ -20,8 +22,10 @@ interface Case {
   readonly name: string
   readonly redis?: 'own' | 'none'
   readonly env?: Readonly<Record<string, string>>
+  /** Redis is a primary with a replica, and Sentinels. */
+  readonly hasSentinels?: boolean
   /** Goes on while the calls are under way. */
-  readonly trouble?: (cluster: Cluster) => Promise<void>
+  readonly trouble?: (cluster: Cluster, sentinels?: SentinelRedis) => Promise<void>
 }
 
 const CASES: readonly Case[] = [
@@ -34,14 +38,30 @@ const CASES: readonly Case[] = [
       redisProxy?.refuse()
     },
   },
+  {
+    name: 'while the primary of Redis is killed and its replica takes its place',
+    redis: 'none',
+    hasSentinels: true,
+    async trouble(_cluster, sentinels) {
+      const old = await sentinels?.primary()
+      await old?.kill()
+      await eventually('there is another primary', async () => (await sentinels?.primary()) !== old, {
+        withinMs: 60_000,
+        everyMs: 20,
+      })
+    },
+  },
   { name: 'without Redis', redis: 'none' },
   { name: 'in batch mode', env: { BATCH_UPDATE_ENABLED: 'true', BATCH_UPDATE_INTERVAL: '2' } },
 ]
 
 if (SERVER_ENGINE)
-  for (const { name, trouble, ...options } of CASES)
+  for (const { name, trouble, hasSentinels = false, ...options } of CASES)
     test(`wallet and key buy what they can pay and no more: ${name}`, async () => {
-      const cluster = await openCluster(options)
+      const sentinels = hasSentinels ? await startSentinelRedis() : undefined
+      const cluster = await openCluster({ ...options, env: { ...options.env, ...sentinels?.env } })
+      // Once: a group of Sentinels takes half a minute until it can do the next.
+      let fault = trouble
       try {
         const { admin, upstream, nodes } = cluster
         await admin.options({ ModelPrice: { [MODEL]: PRICE_DOLLAR }, RetryTimes: 0 })
@@ -56,7 +76,8 @@ if (SERVER_ENGINE)
           const asked = Array.from({ length: CALLS }, (_, n) =>
             callUntilDecided(nodes[n % nodes.length]?.url ?? '', key),
           )
-          const troubled = trouble?.(cluster)
+          const troubled = fault?.(cluster, sentinels)
+          if (sentinels) fault = undefined
           const statuses = await Promise.all(asked)
           await troubled
           cluster.redisProxy?.admit()
@@ -72,6 +93,7 @@ if (SERVER_ENGINE)
         expect(report.logRows).toBe(AFFORDABLE * 2)
       } finally {
         await cluster.remove()
+        await sentinels?.remove()
       }
     }, 120_000)
 

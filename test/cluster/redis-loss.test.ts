@@ -122,7 +122,7 @@ if (HAS_SERVERS)
       180_000 * ROUNDS,
     )
 
-    test('outlives the loss of the primary of Sentinels without a failed call', async () => {
+    test.concurrent('outlives the loss of the primary of Sentinels without a failed call', async () => {
       for (const fault of FAULTS) {
         const group = await startSentinelRedis({ password: 'data', sentinelPassword: 'sentinel' })
         try {
@@ -150,7 +150,7 @@ if (HAS_SERVERS)
       }
     }, 300_000)
 
-    test('outlives the loss of a primary of a Redis Cluster without a failed call', async () => {
+    test.concurrent('outlives the loss of a primary of a Redis Cluster without a failed call', async () => {
       const redis = await startClusterRedis({ password: 'data' })
       try {
         await withNode(redis.env, async (_node, load) => {

@@ -144,6 +144,23 @@ for (const engine of ENGINES) {
       expect(runs).toBe(1)
     })
 
+    test('work ends before another may begin when the database gives no answer at all', async () => {
+      const { db } = database
+      let isMute = false
+      // A black hole: neither an answer nor an error, until it ends.
+      const thaw = Promise.withResolvers<void>()
+      const mute = { ...db, now: async () => (isMute ? (await thaw.promise, db.now()) : db.now()) }
+      const take = createTakeTurn({ db: mute, holder: 'mute', ttlMs: 1_500, log: silentLog, clock: systemClock })
+      const turn = take({ name: 'mute', periodMs: HOUR_MS }, never, async (signal) => {
+        isMute = true
+        await eventually('the work is told to end', () => signal.aborted, { withinMs: 20_000 })
+        thaw.resolve()
+        signal.throwIfAborted()
+      })
+      await expect(turn).rejects.toThrow('was lost')
+      expect((await row('mute')).failures).toBe(1)
+    }, 30_000)
+
     test('one renewal that fails costs nothing', async () => {
       let failures = 0
       const { db } = database

@@ -11,6 +11,17 @@ export interface LoadOptions {
   readonly models: readonly string[]
   readonly clients: number
   readonly seed: number
+  /** Hears of each call when it has ended. */
+  readonly onEnd?: (call: EndedCall) => void
+}
+
+export interface EndedCall {
+  readonly end: End
+  /** Of HTTP; 0: there was no answer. */
+  readonly status: number
+  readonly key: string
+  readonly startedAtMs: number
+  readonly endedAtMs: number
 }
 
 export interface Load {
@@ -23,7 +34,7 @@ export interface Load {
 }
 
 /** `left`: the client went away by itself. `broken`: the answer ended early. `down`: there was none. */
-type End = 'complete' | 'refused' | 'left' | 'broken' | 'down'
+export type End = 'complete' | 'refused' | 'left' | 'broken' | 'down'
 
 const ENTRANCES = [
   { path: '/v1/chat/completions', finalFrame: 'data: [DONE]' },
@@ -32,7 +43,7 @@ const ENTRANCES = [
 /** No answer takes this long; a client that waited for ever would keep the test from ending. */
 const PATIENCE_MS = 20_000
 
-export function startLoad({ urls, keys, models, clients, seed }: LoadOptions): Load {
+export function startLoad({ urls, keys, models, clients, seed, onEnd = () => {} }: LoadOptions): Load {
   const complete = new Set<string>()
   const ends = { complete: 0, refused: 0, left: 0, broken: 0, down: 0 }
   let isStopping = false
@@ -50,13 +61,11 @@ export function startLoad({ urls, keys, models, clients, seed }: LoadOptions): L
         max_tokens: 200,
         messages: [{ role: 'user', content: `call ${random.int(1e9)} ${'x'.repeat(random.int(400))}` }],
       })
-      const { end, id } = await call(
-        `${random.pick(urls)}${path}`,
-        random.pick(keys),
-        body,
-        stream ? finalFrame : undefined,
-        leaveAfterMs,
-      )
+      const url = `${random.pick(urls)}${path}`
+      const key = random.pick(keys)
+      const startedAtMs = Date.now()
+      const { end, status, id } = await call(url, key, body, stream ? finalFrame : undefined, leaveAfterMs)
+      onEnd({ end, status, key, startedAtMs, endedAtMs: Date.now() })
       ends[end] += 1
       if (end === 'complete') complete.add(id)
       await Bun.sleep(end === 'complete' || end === 'left' ? random.int(30) : 50)
@@ -83,10 +92,11 @@ async function call(
   body: string,
   finalFrame: string | undefined,
   leaveAfterMs: number | undefined,
-): Promise<{ readonly end: End; readonly id: string }> {
+): Promise<{ readonly end: End; readonly status: number; readonly id: string }> {
   const leave = new AbortController()
   let leaving = setTimeout(() => leave.abort(), PATIENCE_MS)
   let id = ''
+  let status = 0
   let text = ''
   try {
     const reply = await fetch(url, {
@@ -96,13 +106,14 @@ async function call(
       signal: leave.signal,
     })
     id = reply.headers.get('x-oneapi-request-id') ?? ''
+    status = reply.status
     if (reply.status !== 200) {
       await reply.bytes()
-      return { end: 'refused', id }
+      return { end: 'refused', status, id }
     }
     if (finalFrame === undefined) {
       JSON.parse(await reply.text())
-      return { end: 'complete', id }
+      return { end: 'complete', status, id }
     }
     if (leaveAfterMs !== undefined) {
       clearTimeout(leaving)
@@ -110,12 +121,12 @@ async function call(
     }
     const decoder = new TextDecoder()
     for await (const part of reply.body as ReadableStream<Uint8Array>) text += decoder.decode(part, { stream: true })
-    return { end: text.includes(finalFrame) ? 'complete' : 'broken', id }
+    return { end: text.includes(finalFrame) ? 'complete' : 'broken', status, id }
   } catch {
     // Whatever became of the connection: who has the final frame has the answer.
-    if (finalFrame !== undefined && text.includes(finalFrame)) return { end: 'complete', id }
-    if (leave.signal.aborted) return { end: leaveAfterMs === undefined ? 'broken' : 'left', id }
-    return { end: id === '' ? 'down' : 'broken', id }
+    if (finalFrame !== undefined && text.includes(finalFrame)) return { end: 'complete', status, id }
+    if (leave.signal.aborted) return { end: leaveAfterMs === undefined ? 'broken' : 'left', status, id }
+    return { end: id === '' ? 'down' : 'broken', status, id }
   } finally {
     clearTimeout(leaving)
   }

@@ -27,6 +27,9 @@ const COMPLETION_RATIO = 2
 /** Models whose usage the upstream reports. */
 const REPORTED = new Set([...MODELS].filter((model) => model !== 'silent'))
 
+/** Which of the keys run dry soon: from then on their calls are refused, or asked to come again. */
+export const SCARCE_KEYS: readonly number[] = [2, 5]
+
 /** @returns API keys. Prices, three channels of two protocols, and wallets and keys from plenty to nearly nothing. */
 export async function furnish(admin: AdminClient, upstreamUrl: string): Promise<readonly string[]> {
   const all = (ratio: number) => Object.fromEntries(MODELS.map((model) => [model, ratio]))

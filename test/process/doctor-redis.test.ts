@@ -1,11 +1,13 @@
 /** `doctor` says which form of Redis a node would use, how it is, and what to do when it is not as it should be. */
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
+import { join } from 'node:path'
 import { checkRedis } from '../../src/commands/doctor-redis.ts'
 import { loadConfig } from '../../src/config.ts'
 import { parseDsn } from '../../src/db/dsn.ts'
 import { HAS_SERVERS } from '../support/engines.ts'
-import { startClusterRedis, startRedisNode, startSentinelRedis } from '../support/redis-services.ts'
+import { makeCertificates, startClusterRedis, startRedisNode, startSentinelRedis } from '../support/redis-services.ts'
 import { freePort } from '../support/services.ts'
+import { startNode, temporaryFolder } from './started-node.ts'
 
 /** The findings as they are printed. */
 async function doctor(env: Readonly<Record<string, string>>): Promise<string> {
@@ -75,19 +77,22 @@ if (HAS_SERVERS) {
   })
 
   test('Sentinels name their primary; their name and password are what to look at', async () => {
-    const group = await startSentinelRedis({ password: 'hunter2', sentinelPassword: 'hunter2-sentinel' })
+    const [group, alike] = await Promise.all([
+      startSentinelRedis({ password: 'hunter2', sentinelPassword: 'hunter2-sentinel' }),
+      startSentinelRedis({ password: 'hunter2', sentinelPassword: 'hunter2' }),
+    ])
     const text = await doctor(group.env)
     expect(text).toContain('ok REDIS_CONN_STRING: reachable, the primary that the Sentinels name')
     expect(text).toMatch(new RegExp(`ok 127\\.0\\.0\\.1:${(await group.primary()).port}: .*, 1 replica$`, 'm'))
     expect(text).not.toContain('warning')
     expect(await doctor({ ...group.env, REDIS_MASTER_NAME: 'other' })).toContain('knows no primary `other`')
     expect(await doctor({ ...group.env, REDIS_SENTINEL_PASSWORD: '' })).toContain('and REDIS_SENTINEL_PASSWORD')
+    expect(await doctor({ ...alike.env, REDIS_SENTINEL_PASSWORD: '' })).toContain('that the Sentinels name')
     await group.remove()
-    const open = await startSentinelRedis()
-    expect(await doctor({ ...open.env, REDIS_MASTER_NAME: '' })).toMatch(
+    expect(await doctor({ ...alike.env, REDIS_MASTER_NAME: '' })).toMatch(
       /is a Sentinel; name its primary.*→ set REDIS_/,
     )
-    await open.remove()
+    await alike.remove()
   }, 120_000)
 
   test('a Redis Cluster is known by itself', async () => {
@@ -98,4 +103,44 @@ if (HAS_SERVERS) {
     expect(text).not.toContain('warning')
     await redis.remove()
   }, 120_000)
+
+  test('over TLS each form is found, and a server that is not who it says it is, is not used', async () => {
+    const { path: folder, remove } = await temporaryFolder()
+    const tls = await makeCertificates(folder)
+    const [single, sentinels, cluster] = await Promise.all([
+      startRedisNode({ tls }),
+      startSentinelRedis({ tls, password: 'hunter2' }),
+      startClusterRedis({ tls }),
+    ])
+    /** A process reads what it trusts when it starts. */
+    const looked = async (env: Readonly<Record<string, string>>): Promise<string> => {
+      const main = join(import.meta.dir, '../../src/main.ts')
+      const run = startNode([process.execPath, '--no-env-file', main, 'doctor'], { cwd: folder, env })
+      await run.process.exited
+      await run.end()
+      return run.lines.map((line) => line['text']).join('\n')
+    }
+    const trusted = { NODE_EXTRA_CA_CERTS: tls.ca }
+    for (const host of ['localhost', '127.0.0.1'])
+      expect(await looked({ ...trusted, REDIS_CONN_STRING: `rediss://${host}:${single.port}` })).toContain(
+        'reachable, one server',
+      )
+    expect(await looked({ ...trusted, ...sentinels.env })).toContain('reachable, the primary that the Sentinels name')
+    expect(await looked({ ...trusted, ...cluster.env })).toContain('reachable, a Redis Cluster of 3 primaries')
+    const address = { REDIS_CONN_STRING: `rediss://localhost:${single.port}` }
+    expect(await looked(address)).toMatch(/cannot be used \(.*self.signed certificate/)
+    await Promise.all([single.remove(), sentinels.remove(), cluster.remove()])
+    await remove()
+  }, 120_000)
+
+  test('a unix socket is an address as well', async () => {
+    const { path: folder, remove } = await temporaryFolder()
+    const socket = join(folder, 'redis.sock')
+    const server = await startRedisNode({ password: 'hunter2', lines: [`unixsocket ${socket}`] })
+    const text = await doctor({ REDIS_CONN_STRING: `unix://:hunter2@${socket}?db=2` })
+    expect(text).toContain('reachable, one server')
+    expect(text).not.toContain('warning')
+    await server.remove()
+    await remove()
+  }, 60_000)
 }

@@ -119,14 +119,14 @@ describe('headgate keys', () => {
       }
       try {
         expect(await stored()).toBe(KEYS)
-        expect(await keys(['encrypt'])).toEqual({ code: 0, text: '1 channels encrypted\n' })
+        expect(await keys(['encrypt'])).toEqual({ code: 0, text: 'channels encrypted: 1\n' })
         expect(isSealed(await stored())).toBe(true)
         await fresh(20)
         expect(await admin.call('POST', '/api/channel/1/key', { password: 'correct horse battery' })).toEqual({
           key: KEYS,
         })
-        expect(await keys(['encrypt'])).toEqual({ code: 0, text: '0 channels encrypted\n' })
-        expect(await keys(['decrypt'])).toEqual({ code: 0, text: '1 channels decrypted\n' })
+        expect(await keys(['encrypt'])).toEqual({ code: 0, text: 'channels encrypted: 0\n' })
+        expect(await keys(['decrypt'])).toEqual({ code: 0, text: 'channels decrypted: 1\n' })
         expect(await stored()).toBe(KEYS)
         await fresh(20)
       } finally {
@@ -165,7 +165,7 @@ describe('headgate keys', () => {
       expect((await keys(['status'], other)).text).toContain('cannot be read here: 1')
       expect(await keys(['discard'], other)).toMatchObject({
         code: 0,
-        text: expect.stringContaining('1 channels lost'),
+        text: expect.stringContaining('disabled: 1'),
       })
       node.start(other)
       await node.ready()

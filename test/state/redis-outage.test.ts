@@ -18,6 +18,7 @@ import { openTcpProxy, type TcpProxy } from '../support/tcp-proxy.ts'
 
 /** What is promised is 5 s; a machine that is busy gets more. */
 const BACK_MS = 15_000
+const PATIENCE_MS = 6_000
 
 const open = (port: number, options: Partial<RedisStateOptions> = {}): Promise<State> =>
   openRedisState({
@@ -29,8 +30,8 @@ const open = (port: number, options: Partial<RedisStateOptions> = {}): Promise<S
     ...options,
   })
 
-/** Every operation answers, and within the bound. */
-async function expectServed(state: State, withinMs: number): Promise<void> {
+/** Every operation answers, without each of them waiting for a server: that would be a second for each of a dozen. */
+async function expectServed(state: State): Promise<void> {
   const startedAt = performance.now()
   const own = crypto.randomUUID()
   await state.set('key', 'own')
@@ -52,7 +53,7 @@ async function expectServed(state: State, withinMs: number): Promise<void> {
   end()
   await state.delete('key')
   expect(await state.get('key')).toBeUndefined()
-  expect(performance.now() - startedAt).toBeLessThan(withinMs)
+  expect(performance.now() - startedAt).toBeLessThan(PATIENCE_MS)
 }
 
 const back = (what: string, ...states: readonly State[]): Promise<unknown> =>
@@ -61,7 +62,7 @@ const back = (what: string, ...states: readonly State[]): Promise<unknown> =>
 test('a node starts without its Redis and serves', async () => {
   const state = await open(await freePort())
   expect(state.isUp()).toBe(false)
-  await expectServed(state, 1_000)
+  await expectServed(state)
   await state.close()
 })
 
@@ -127,8 +128,8 @@ if (HAS_SERVERS) {
       const startedAt = performance.now()
       const state = await open(proxy.port)
       states.push(state)
-      expect(performance.now() - startedAt).toBeLessThan(3_000)
-      await expectServed(state, 1_000)
+      expect(performance.now() - startedAt).toBeLessThan(PATIENCE_MS)
+      await expectServed(state)
       proxy.thaw()
       await back('Redis is used', state)
     }, 30_000)
@@ -136,8 +137,8 @@ if (HAS_SERVERS) {
     test('becomes a black hole: one call waits a second, none fails, none waits again', async () => {
       const [a, b] = await openTwo()
       proxy.freeze()
-      await expectServed(a, 3_000)
-      await expectServed(a, 1_000)
+      await expectServed(a)
+      await expectServed(a)
       // Nobody asks the other one; it finds out by itself.
       await eventually('the silence is noticed', () => !b.isUp())
       proxy.thaw()
@@ -148,8 +149,8 @@ if (HAS_SERVERS) {
     test('freezes: it accepts connections and says nothing', async () => {
       const [a, b] = await openTwo()
       server.freeze()
-      await expectServed(a, 3_000)
-      await expectServed(a, 1_000)
+      await expectServed(a)
+      await expectServed(a)
       server.thaw()
       await back('Redis is used again', a, b)
       await expectJoined(a, b)
@@ -159,7 +160,7 @@ if (HAS_SERVERS) {
       const [a, b] = await openTwo()
       proxy.refuse()
       await eventually('the outage is noticed', () => !a.isUp() && !b.isUp())
-      await expectServed(a, 1_000)
+      await expectServed(a)
       proxy.admit()
       await back('Redis is used again', a, b)
       await expectJoined(a, b)
@@ -169,9 +170,15 @@ if (HAS_SERVERS) {
       const [a, b] = await openTwo()
       await server.kill()
       await eventually('the outage is noticed', () => !a.isUp() && !b.isUp())
-      await expectServed(a, 1_000)
+      await expectServed(a)
       await server.restart()
       await back('Redis is used again', a, b)
+      await expectJoined(a, b)
+    }, 40_000)
+
+    test('is on another continent: it is used, only later', async () => {
+      proxy.delay(75)
+      const [a, b] = await openTwo({ connectWaitMs: 10_000 })
       await expectJoined(a, b)
     }, 40_000)
 
@@ -191,14 +198,14 @@ if (HAS_SERVERS) {
       await a.take('lost', { n: 5, limit: 5, windowMs: 60_000 })
       await server.call('FLUSHALL')
       expect(await b.take('lost', { n: 5, limit: 5, windowMs: 60_000 })).toMatchObject({ taken: true, used: 5 })
-      await expectServed(a, 1_000)
+      await expectServed(a)
       expect(a.isUp()).toBe(true)
     })
 
     test('takes no writes any more: it is left until it does', async () => {
       const [a, b] = await openTwo()
       await server.call('REPLICAOF', '127.0.0.1', await freePort())
-      await expectServed(a, 1_000)
+      await expectServed(a)
       expect(a.isUp()).toBe(false)
       await server.call('REPLICAOF', 'NO', 'ONE')
       await back('Redis is used again', a, b)
@@ -263,7 +270,7 @@ if (HAS_SERVERS) {
       const locked = await startRedisNode({ password: 'the right one' })
       const state = await open(locked.port, { password: 'hunter2-wrong', log })
       expect(state.isUp()).toBe(false)
-      await expectServed(state, 1_000)
+      await expectServed(state)
       await eventually('it is said', () => lines.join('').includes('WRONGPASS'))
       await log.close()
       expect(lines.join('')).not.toContain('hunter2')

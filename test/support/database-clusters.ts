@@ -96,6 +96,7 @@ export async function createServer(options: readonly string[] = []): Promise<Own
           program,
           '--no-defaults',
           `--datadir=${join(folder, 'data')}`,
+          `--tmpdir=${folder}`,
           `--socket=${socketPath}`,
           `--port=${port}`,
           `--bind-address=${host}`,

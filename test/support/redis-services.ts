@@ -2,7 +2,7 @@
  * Redis in the forms that fail over: a primary with a replica and three Sentinels, and a Redis Cluster of three primaries
  * with a replica each. On free ports, in temporary folders, ended with the process. Fail-over is as fast as the servers allow.
  */
-import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -52,13 +52,41 @@ export interface ClusterRedis {
   remove(): Promise<void>
 }
 
+/** For servers that take nothing but TLS: paths of files. Their certificate is for `localhost` and 127.0.0.1. */
+export interface Certificates {
+  /** Who signed it; what a node needs in `NODE_EXTRA_CA_CERTS`. */
+  readonly ca: string
+  readonly certificate: string
+  readonly key: string
+}
+
+/** @param folder where the files go */
+export async function makeCertificates(folder: string): Promise<Certificates> {
+  if (!Bun.which('openssl')) throw new Error('openssl is not installed (Debian: openssl)')
+  const fresh = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '30']
+  const openssl = async (...args: readonly string[]): Promise<void> => {
+    const run = Bun.spawn(['openssl', 'req', '-x509', ...fresh, ...args], { cwd: folder, stderr: 'pipe' })
+    if ((await run.exited) !== 0) throw new Error(await new Response(run.stderr).text())
+  }
+  await openssl('-subj', '/CN=tests', '-keyout', 'ca.key', '-out', 'ca.pem')
+  const names = [
+    '-addext',
+    'subjectAltName=DNS:localhost,IP:127.0.0.1',
+    '-addext',
+    'basicConstraints=critical,CA:FALSE',
+  ]
+  await openssl('-subj', '/CN=redis', ...names, '-CA', 'ca.pem', '-CAkey', 'ca.key', '-keyout', 'key', '-out', 'pem')
+  return { ca: join(folder, 'ca.pem'), certificate: join(folder, 'pem'), key: join(folder, 'key') }
+}
+
 /** One server that a test may kill, freeze or set otherwise; `redis()` of the services is everybody's. */
 export async function startRedisNode(
-  options: { readonly password?: string } = {},
+  options: { readonly password?: string; readonly tls?: Certificates; readonly lines?: readonly string[] } = {},
 ): Promise<RedisNode & { remove(): Promise<void> }> {
   const folder = await mkdtemp(join(tmpdir(), 'headgate-redis-node-'))
   const remove = removal(folder)
-  return { ...(await startNode(folder, { password: options.password ?? '' })), remove }
+  const { password = '', tls, lines = [] } = options
+  return { ...(await startNode(folder, { password, tls, lines })), remove }
 }
 
 const MASTER_NAME = 'mymaster'
@@ -66,12 +94,20 @@ const SLOW_MACHINE_MS = 60_000
 
 /** @param options.password of the data servers; @param options.sentinelPassword of the Sentinels */
 export async function startSentinelRedis(
-  options: { readonly password?: string; readonly sentinelPassword?: string; readonly downAfterMs?: number } = {},
+  options: {
+    readonly password?: string
+    readonly sentinelPassword?: string
+    readonly downAfterMs?: number
+    readonly tls?: Certificates
+  } = {},
 ): Promise<SentinelRedis> {
-  const { password = '', sentinelPassword = '', downAfterMs = 1_000 } = options
+  const { password = '', sentinelPassword = '', downAfterMs = 1_000, tls } = options
   const folder = await mkdtemp(join(tmpdir(), 'headgate-sentinel-'))
   const remove = removal(folder)
-  const [first, second] = await Promise.all([startNode(folder, { password }), startNode(folder, { password })] as const)
+  const [first, second] = await Promise.all([
+    startNode(folder, { password, tls }),
+    startNode(folder, { password, tls }),
+  ] as const)
   await second.call('REPLICAOF', '127.0.0.1', first.port)
   await eventually('the replica follows', async () => String(await second.call('ROLE')).includes('connected'), {
     withinMs: SLOW_MACHINE_MS,
@@ -80,6 +116,7 @@ export async function startSentinelRedis(
     [0, 1, 2].map(() =>
       startNode(folder, {
         password: sentinelPassword,
+        tls,
         sentinel: [
           `sentinel monitor ${MASTER_NAME} 127.0.0.1 ${first.port} 2`,
           `sentinel down-after-milliseconds ${MASTER_NAME} ${downAfterMs}`,
@@ -109,7 +146,7 @@ export async function startSentinelRedis(
   }
   await settled()
   const login = password ? `:${password}@` : ''
-  const address = `redis://${login}${sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')}`
+  const address = `${tls ? 'rediss' : 'redis'}://${login}${sentinels.map(({ port }) => `127.0.0.1:${port}`).join(',')}`
   return {
     settings: { address, masterName: MASTER_NAME, sentinelPassword },
     env: { REDIS_CONN_STRING: address, REDIS_MASTER_NAME: MASTER_NAME, REDIS_SENTINEL_PASSWORD: sentinelPassword },
@@ -122,8 +159,13 @@ export async function startSentinelRedis(
       })
     },
     async primary() {
-      const [, port] = (await sentinels[0]!.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', MASTER_NAME)) as string[]
-      return [first, second].find((node) => node.port === Number(port))!
+      for (const sentinel of sentinels) {
+        const reply = await sentinel.call('SENTINEL', 'GET-MASTER-ADDR-BY-NAME', MASTER_NAME).catch(() => undefined)
+        const port = Number((reply as readonly string[] | undefined)?.[1])
+        const found = [first, second].find((node) => node.port === port)
+        if (found) return found
+      }
+      throw new Error('no Sentinel answers')
     },
     remove,
   }
@@ -131,13 +173,13 @@ export async function startSentinelRedis(
 
 /** @param options.password of every node */
 export async function startClusterRedis(
-  options: { readonly password?: string; readonly nodeTimeoutMs?: number } = {},
+  options: { readonly password?: string; readonly nodeTimeoutMs?: number; readonly tls?: Certificates } = {},
 ): Promise<ClusterRedis> {
-  const { password = '', nodeTimeoutMs = 1_000 } = options
+  const { password = '', nodeTimeoutMs = 1_000, tls } = options
   const folder = await mkdtemp(join(tmpdir(), 'headgate-redis-cluster-'))
   const remove = removal(folder)
   const nodes = await Promise.all(
-    Array.from({ length: 6 }, () => startNode(folder, { password, cluster: { nodeTimeoutMs } })),
+    Array.from({ length: 6 }, () => startNode(folder, { password, tls, cluster: { nodeTimeoutMs } })),
   )
   const primaries = nodes.slice(0, 3)
   const replicas = nodes.slice(3)
@@ -180,7 +222,7 @@ export async function startClusterRedis(
   }
   await settled()
   const login = password ? `:${password}@` : ''
-  const address = `redis://${login}${nodes.map(({ port }) => `127.0.0.1:${port}`).join(',')}`
+  const address = `${tls ? 'rediss' : 'redis'}://${login}${nodes.map(({ port }) => `127.0.0.1:${port}`).join(',')}`
   return {
     settings: { address },
     env: { REDIS_CONN_STRING: address },
@@ -194,7 +236,17 @@ export async function startClusterRedis(
     },
     async failOver(primary) {
       const [, , own] = (await primary.call('ROLE')) as [string, number, [string, string][]]
-      await nodes.find(({ port }) => port === Number(own[0]?.[1]))?.call('CLUSTER', 'FAILOVER')
+      const replica = nodes.find(({ port }) => port === Number(own[0]?.[1]))
+      const isReplaced = async (): Promise<boolean> => !String(await primary.call('ROLE')).startsWith('master')
+      await eventually(
+        'a replica has taken over',
+        async () => {
+          await replica?.call('CLUSTER', 'FAILOVER')
+          // One that is not done in 5 s is given up, silently.
+          return eventually('it takes over', isReplaced, { withinMs: 6_000 })
+        },
+        { withinMs: SLOW_MACHINE_MS },
+      )
     },
     settled,
     remove,
@@ -217,19 +269,37 @@ function removal(folder: string): () => Promise<void> {
 
 interface NodeOptions {
   readonly password: string
+  readonly tls?: Certificates | undefined
+  /** Of its configuration, beside those that all have. */
+  readonly lines?: readonly string[]
   readonly sentinel?: readonly string[]
   readonly cluster?: { readonly nodeTimeoutMs: number }
 }
 
-async function startNode(folder: string, { password, sentinel, cluster }: NodeOptions): Promise<RedisNode> {
+async function startNode(
+  folder: string,
+  { password, tls, lines: extra = [], sentinel, cluster }: NodeOptions,
+): Promise<RedisNode> {
   const program = Bun.which('redis-server')
   if (!program) throw new Error('redis-server is not installed (Debian: redis-server)')
   const port = cluster ? await freePortOfTwo() : await freePort()
   const own = await mkdtemp(join(folder, `${port}-`))
   const config = join(own, 'redis.conf')
   const lines = [
-    `port ${port}`,
+    ...(tls
+      ? [
+          'port 0',
+          `tls-port ${port}`,
+          `tls-cert-file ${tls.certificate}`,
+          `tls-key-file ${tls.key}`,
+          `tls-ca-cert-file ${tls.ca}`,
+          'tls-auth-clients no',
+          'tls-replication yes',
+          ...(cluster ? ['tls-cluster yes'] : []),
+        ]
+      : [`port ${port}`]),
     'bind 127.0.0.1',
+    ...extra,
     `dir ${own}`,
     ...(sentinel ?? [
       'save ""',
@@ -250,6 +320,7 @@ async function startNode(folder: string, { password, sentinel, cluster }: NodeOp
       port,
       host: '127.0.0.1',
       ...(password && { password }),
+      ...(tls && { tls: { ca: await readFile(tls.ca) } }),
       retryStrategy: () => null,
       commandTimeout: 2_000,
       lazyConnect: true,

@@ -165,6 +165,8 @@ async function startMariadb(): Promise<SqlServer> {
       '--no-defaults',
       ...(process.getuid?.() === 0 ? ['--user=root'] : []),
       `--datadir=${data}`,
+      // A server that starts clears the folder of temporary tables: in a shared one, those of others.
+      `--tmpdir=${folder}`,
       `--socket=${socketPath}`,
       `--port=${port}`,
       '--bind-address=127.0.0.1',

@@ -58,6 +58,8 @@ export function createAccounts(deps: AccountsDeps) {
     /** Whose API key this is, and what it may do. See `authenticate.ts`. */
     authenticate: authenticator.authenticate,
     identifyKey: authenticator.identifyKey,
+    /** API keys in memory. */
+    cachedKeys: authenticator.size,
     credentialOf,
     sessions,
     setup,

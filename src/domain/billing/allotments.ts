@@ -6,7 +6,7 @@
  */
 import { and, asc, eq, exists, gt, gte, inArray, isNull, ne, notInArray, type SQL, sql } from 'drizzle-orm'
 import type { MySqlColumn } from 'drizzle-orm/mysql-core'
-import { type Db, DbError } from '../../db/index.ts'
+import { type Db, DbError, together } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
 import { WORKING_STATES } from '../cluster/index.ts'
 import { type AccountKey, compareAccounts, KINDS, type Kind, parseAccount } from './kinds.ts'
@@ -43,6 +43,11 @@ export type TakeAnswer =
       readonly news: ReadonlyMap<string, number>
     }
 
+const isDuplicate = (error: unknown): boolean => error instanceof DbError && error.kind === 'duplicate'
+
+const FIRST_CALLS = 16
+/** That is then no more than this part of the balance, for each instance. */
+const FIRST_PART = 64
 const NOTHING: TakeAnswer = { kind: 'waiting', recalls: new Map(), news: new Map() }
 
 export interface GiveBackItem {
@@ -131,15 +136,8 @@ export function createAllotments(deps: {
 
   const grow = async (tx: Db, instanceId: string, account: AccountKey, version: number, amount: number) => {
     const updatedAtMs = clock.now()
-    if (version === 0) {
-      try {
-        await tx.insert(rows).values({ instanceId, account, amount, version: 1, updatedAtMs })
-      } catch (error) {
-        if (error instanceof DbError && error.kind === 'duplicate') throw new VersionMismatch(account)
-        throw error
-      }
-      return
-    }
+    if (version === 0)
+      return void (await tx.insert(rows).values({ instanceId, account, amount, version: 1, updatedAtMs }))
     const grown = await tx.changes(
       tx
         .update(rows)
@@ -188,7 +186,9 @@ export function createAllotments(deps: {
       if (balance < need) return recall(tx, { account, recalls }, others)
     }
 
-    const amount = Math.max(need, Math.min(wish, Math.floor(balance / (2 * Math.max(1, request.instances)))))
+    const share = (part: number): number => Math.floor(balance / (part * Math.max(1, request.instances)))
+    // A rich account gives a newcomer enough for some calls, before anybody knows how many there will be.
+    const amount = Math.max(need, Math.min(wish, share(2)), Math.min(need * FIRST_CALLS, share(FIRST_PART)))
     // The sub-select locks the instance's row (shared), so that no end can slip between this and the commit. It comes after
     // the account's row: an instance's state is only ever written alone, so the order cannot lock up.
     const isWorking = exists(
@@ -197,14 +197,20 @@ export function createAllotments(deps: {
         .from(clusterInstances)
         .where(and(eq(clusterInstances.id, instanceId), inArray(clusterInstances.state, [...WORKING_STATES]))),
     )
-    const paid = await tx.changes(
-      tx
-        .update(table)
-        .set({ [kind.field]: balance - amount })
-        .where(and(isTheAccount, gte(kind.balance(tx.tables), amount), isWorking)),
-    )
+    // Both at once: what one of them refuses undoes the other.
+    const [paid] = await together(
+      () =>
+        tx.changes(
+          tx
+            .update(table)
+            .set({ [kind.field]: balance - amount })
+            .where(and(isTheAccount, gte(kind.balance(tx.tables), amount), isWorking)),
+        ),
+      () => grow(tx, instanceId, account, version, amount),
+    ).catch((error: unknown) => {
+      throw isDuplicate(error) ? new VersionMismatch(account) : error
+    })
     if (paid !== 1) throw new InstanceEnded(instanceId)
-    await grow(tx, instanceId, account, version, amount)
     return { kind: 'taken', amount, version: version + 1 }
   }
 

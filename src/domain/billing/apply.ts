@@ -6,7 +6,7 @@
  */
 import { and, asc, eq, inArray, isNull, type SQL, sql } from 'drizzle-orm'
 import type { MySqlColumn } from 'drizzle-orm/mysql-core'
-import type { Db } from '../../db/index.ts'
+import { type Db, together } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
 import { byKey } from './allotments.ts'
 import { API_KEY_STATUS, recallAll } from './balances.ts'
@@ -105,12 +105,17 @@ export function applyMain(
   return db.transaction(async (tx): Promise<Applied> => {
     const at = await lockMark(tx, batch.instanceId, 'main')
     if (!fits(at, batch.from)) return { kind: 'elsewhere', at }
-    await advance(tx, clock, batch, 'main', at.isThere)
     const sums = sumUp(batch.charges)
-    const { paid, saturated } = await pay(tx, clock, batch.instanceId, sums)
-    const isUsageStale = await raiseUsage(tx, usage)
-    await raiseChannels(tx, sums.channels)
-    if (refusal) await quarantine(tx, clock, 'main', refusal)
+    const { paid, saturated, below, write } = await pay(tx, clock, batch.instanceId, sums)
+    // Everything is locked, so all of it is written at once; the counters below are taken in this order.
+    const [isUsageStale] = await together(
+      () => raiseUsage(tx, usage),
+      () => raiseChannels(tx, sums.channels),
+      () => advance(tx, clock, batch, 'main', at.isThere),
+      write,
+      () => refusal && quarantine(tx, clock, 'main', refusal),
+    )
+    for (const account of below) await recallAll(tx, account)
     return { kind: 'applied', paid, charged: sums.accounts, isUsageStale, saturated }
   }, DEADLINE)
 }
@@ -126,12 +131,14 @@ export function applyLog(
   return logDb.transaction(async (tx): Promise<Applied> => {
     const at = await lockMark(tx, batch.instanceId, 'log')
     if (!fits(at, batch.from)) return { kind: 'elsewhere', at }
-    await advance(tx, clock, batch, 'log', at.isThere)
     const rows = refusal
       ? []
       : batch.charges.filter((charge) => charge.isLogged !== false).map((charge) => logRowOf(charge, clean))
-    if (rows.length > 0) await tx.insert(tx.tables.logs).values(rows)
-    if (refusal) await quarantine(tx, clock, 'log', refusal)
+    await together(
+      () => advance(tx, clock, batch, 'log', at.isThere),
+      () => rows.length > 0 && tx.insert(tx.tables.logs).values(rows),
+      () => refusal && quarantine(tx, clock, 'log', refusal),
+    )
     return { kind: 'applied', paid: new Map(), charged: new Map(), isUsageStale: false, saturated: [] }
   }, DEADLINE)
 }
@@ -215,20 +222,20 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums) {
   ]
   const userIds = idsOf('u', sums.users.keys())
   const apiKeyIds = idsOf('t', sums.apiKeys.keys())
-  const lockedUsers =
+  const lockUsers = async () =>
     userIds.length === 0
       ? []
-      : await tx.lock(
+      : tx.lock(
           tx
             .select({ id: users.id, balance: users.quota, used: users.usedQuota, requests: users.requestCount })
             .from(users)
             .where(and(inArray(users.id, userIds), isNull(users.deletedAt)))
             .orderBy(asc(users.id)),
         )
-  const lockedKeys =
+  const lockKeys = async () =>
     apiKeyIds.length === 0
       ? []
-      : await tx.lock(
+      : tx.lock(
           tx
             .select({
               id: tokens.id,
@@ -242,21 +249,22 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums) {
             .where(and(inArray(tokens.id, apiKeyIds), isNull(tokens.deletedAt)))
             .orderBy(asc(tokens.id)),
         )
+  const [lockedUsers, lockedKeys, parts] = await together(lockUsers, lockKeys, () => lockParts(tx, payers))
   const balances = new Map<AccountKey, number>([
     ...lockedUsers.map((row) => [userAccount(row.id), quotaOf(row.balance)] as const),
     ...lockedKeys.map((row) => [apiKeyAccount(row.id), quotaOf(row.balance)] as const),
   ])
 
   const charged = payers.filter((account) => (sums.accounts.get(account) ?? 0) > 0 && balances.has(account))
-  const parts = charged.length === 0 ? [] : await lockParts(tx, charged)
+  const isCharged = new Set(charged)
   const paid = new Map<AccountKey, number>()
   const parkedAfter = new Map<AccountKey, number>()
   for (const part of parts) {
+    if (!isCharged.has(part.account)) continue
     const due = part.instanceId === instanceId ? Math.min(part.amount, sums.accounts.get(part.account) ?? 0) : 0
     if (due > 0) paid.set(part.account, due)
     parkedAfter.set(part.account, clampQuota((parkedAfter.get(part.account) ?? 0) + part.amount - due))
   }
-  const isCharged = new Set(charged)
   const below: AccountKey[] = []
   const saturated = new Set<AccountKey>()
   const plus = (account: AccountKey, before: number | null, more: number | undefined): number | undefined => {
@@ -276,81 +284,85 @@ async function pay(tx: Db, clock: Clock, instanceId: string, sums: Sums) {
 
   // The rows are locked, so what was read plus what is added is what they become.
   const changed = new Set(charged.filter((account) => (sums.accounts.get(account) ?? 0) > (paid.get(account) ?? 0)))
-  await inChunks(lockedUsers, async (some) => {
-    const set = {
-      quota: patch(users.id, users.quota, some, ({ id }) =>
-        onlyIf(changed.has(userAccount(id)), balances.get(userAccount(id))),
-      ),
-      usedQuota: patch(users.id, users.usedQuota, some, ({ id, used }) =>
-        plus(userAccount(id), used, sums.users.get(id)?.used),
-      ),
-      requestCount: patch(users.id, users.requestCount, some, ({ id, requests }) =>
-        plus(userAccount(id), requests, sums.users.get(id)?.requests),
-      ),
-    }
-    if (isSomething(set))
-      await tx
-        .update(users)
-        .set(set)
-        .where(
-          inArray(
-            users.id,
-            some.map(({ id }) => id),
-          ),
-        )
-  })
-  await inChunks(lockedKeys, async (some) => {
-    const isExhausted = ({ id, isUnlimited, status }: (typeof some)[number]): boolean => {
-      const key = apiKeyAccount(id)
-      const left = clampQuota(balances.get(key)! + (parkedAfter.get(key) ?? 0))
-      return !isUnlimited && status === API_KEY_STATUS.enabled && isCharged.has(key) && left <= 0
-    }
-    const set = {
-      remainQuota: patch(tokens.id, tokens.remainQuota, some, ({ id }) =>
-        onlyIf(changed.has(apiKeyAccount(id)), balances.get(apiKeyAccount(id))),
-      ),
-      usedQuota: patch(tokens.id, tokens.usedQuota, some, ({ id, used }) =>
-        plus(apiKeyAccount(id), used, sums.apiKeys.get(id)?.used),
-      ),
-      accessedTime: patch(tokens.id, tokens.accessedTime, some, ({ id, accessedTime }) => {
-        const time = sums.apiKeys.get(id)?.accessedSec ?? 0
-        return onlyIf(time > (accessedTime ?? 0), time)
-      }),
-      status: patch(tokens.id, tokens.status, some, (row) => onlyIf(isExhausted(row), API_KEY_STATUS.exhausted)),
-    }
-    if (isSomething(set))
-      await tx
-        .update(tokens)
-        .set(set)
-        .where(
-          inArray(
-            tokens.id,
-            some.map(({ id }) => id),
-          ),
-        )
-  })
-  await inChunks(
-    [...paid].sort(([a], [b]) => (a < b ? -1 : 1)),
-    (some) =>
-      tx
-        .update(rows)
-        .set({ amount: sql`${rows.amount} - ${byKey(rows.account, some)}`, updatedAtMs: clock.now() })
-        .where(
-          and(
-            eq(rows.instanceId, instanceId),
+  const writeUsers = () =>
+    inChunks(lockedUsers, async (some) => {
+      const set = {
+        quota: patch(users.id, users.quota, some, ({ id }) =>
+          onlyIf(changed.has(userAccount(id)), balances.get(userAccount(id))),
+        ),
+        usedQuota: patch(users.id, users.usedQuota, some, ({ id, used }) =>
+          plus(userAccount(id), used, sums.users.get(id)?.used),
+        ),
+        requestCount: patch(users.id, users.requestCount, some, ({ id, requests }) =>
+          plus(userAccount(id), requests, sums.users.get(id)?.requests),
+        ),
+      }
+      if (isSomething(set))
+        await tx
+          .update(users)
+          .set(set)
+          .where(
             inArray(
-              rows.account,
-              some.map(([account]) => account),
+              users.id,
+              some.map(({ id }) => id),
+            ),
+          )
+    })
+  const writeKeys = () =>
+    inChunks(lockedKeys, async (some) => {
+      const isExhausted = ({ id, isUnlimited, status }: (typeof some)[number]): boolean => {
+        const key = apiKeyAccount(id)
+        const left = clampQuota(balances.get(key)! + (parkedAfter.get(key) ?? 0))
+        return !isUnlimited && status === API_KEY_STATUS.enabled && isCharged.has(key) && left <= 0
+      }
+      const set = {
+        remainQuota: patch(tokens.id, tokens.remainQuota, some, ({ id }) =>
+          onlyIf(changed.has(apiKeyAccount(id)), balances.get(apiKeyAccount(id))),
+        ),
+        usedQuota: patch(tokens.id, tokens.usedQuota, some, ({ id, used }) =>
+          plus(apiKeyAccount(id), used, sums.apiKeys.get(id)?.used),
+        ),
+        accessedTime: patch(tokens.id, tokens.accessedTime, some, ({ id, accessedTime }) => {
+          const time = sums.apiKeys.get(id)?.accessedSec ?? 0
+          return onlyIf(time > (accessedTime ?? 0), time)
+        }),
+        status: patch(tokens.id, tokens.status, some, (row) => onlyIf(isExhausted(row), API_KEY_STATUS.exhausted)),
+      }
+      if (isSomething(set))
+        await tx
+          .update(tokens)
+          .set(set)
+          .where(
+            inArray(
+              tokens.id,
+              some.map(({ id }) => id),
+            ),
+          )
+    })
+  const writeParts = () =>
+    inChunks(
+      [...paid].sort(([a], [b]) => (a < b ? -1 : 1)),
+      (some) =>
+        tx
+          .update(rows)
+          .set({ amount: sql`${rows.amount} - ${byKey(rows.account, some)}`, updatedAtMs: clock.now() })
+          .where(
+            and(
+              eq(rows.instanceId, instanceId),
+              inArray(
+                rows.account,
+                some.map(([account]) => account),
+              ),
             ),
           ),
-        ),
-  )
-  for (const account of below) await recallAll(tx, account)
-  return { paid, saturated: [...saturated] }
+    )
+  const write = () => together(writeUsers, writeKeys, writeParts)
+  return { paid, saturated: [...saturated], below, write }
 }
 
 /** All parts of accounts, of every instance: under the accounts' locks nobody else changes them. */
 async function lockParts(tx: Db, accounts: readonly AccountKey[]) {
+  if (accounts.length === 0) return []
   const { quotaAllotments: rows } = tx.tables
   const found = await tx.lock(
     tx

@@ -190,6 +190,7 @@ export function createLedger(options: LedgerOptions): Ledger {
           answered: 0,
           answering: 0,
           lowFree: 0,
+          aheadBelow: 0,
           isUnknown: false,
           proof: undefined,
         })
@@ -371,6 +372,7 @@ export function createLedger(options: LedgerOptions): Ledger {
 
     note: (record) => journal([], 0, record),
     isWritable,
+    hasLease: tenure.isLeased,
 
     async drain(deadlineMs) {
       if (!isOpen) return

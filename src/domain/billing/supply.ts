@@ -30,6 +30,7 @@ export interface AnswerMessage {
 
 /** A caller waits this long for money or proof, ms. */
 const WAIT_MS = 3_000
+const WAIT_MAX_MS = 10_000
 /** Pause between tries while a recall is open, ms; an answer ends it. */
 const RETRY_MS = 100
 const AWAY_RETRY_MS = 250
@@ -162,6 +163,9 @@ export function createSupply(deps: {
   /** What two seconds cost of late, and what is spent while the database takes its time. */
   const wishOf = (account: Account, nowMs: number): number =>
     Math.ceil(recentSpend(account, nowMs) * (1 + takeMs / 1_000))
+
+  /** Long enough for a database that is far away. */
+  const waitMs = (): number => Math.min(WAIT_MS + 4 * takeMs, WAIT_MAX_MS)
 
   const takeAhead = async (account: Account): Promise<void> => {
     const id = tenancy.id()
@@ -296,7 +300,7 @@ export function createSupply(deps: {
       amount: number,
       options: { readonly signal?: AbortSignal; readonly isPatient?: boolean; readonly untilMs?: number },
     ): Promise<void> {
-      const { signal, isPatient = false, untilMs = clock.monotonic() + WAIT_MS } = options
+      const { signal, isPatient = false, untilMs = clock.monotonic() + waitMs() } = options
       if (account.waiters.length === 0 && tryLeased(account, amount)) return Promise.resolve()
       if (isRefused(account, amount, clock.monotonic())) return Promise.reject(insufficient(account))
       if (isClosed) return Promise.reject(new GatewayError('shutting_down'))

@@ -85,6 +85,8 @@ export interface Ledger {
   note(record: CallRecord): Promise<void>
   /** False while the disk does not take charges: the node is not ready then. */
   isWritable(): boolean
+  /** False once the database has been away for a whole lease: nothing can be set aside, and the node is not ready. */
+  hasLease(): boolean
   /** Flushes, returns everything, ends the instance. What the deadline cuts off is left to the next start. */
   drain(deadlineMs: number): Promise<void>
   /**

@@ -30,7 +30,8 @@ export interface Opening {
   readonly keepsLevel: boolean
 }
 
-const KEEP_MS = 86_400_000
+/** Longer than any level is remembered. */
+const KEEP_MS = 3_600_000
 /** What nobody has tried for so long is as good as anything: it is open no more. */
 const ABANDONED_MS = 600_000
 
@@ -56,6 +57,8 @@ export function createBreakerRows(deps: { readonly db: Db; readonly clock: Clock
         await db
           .delete(breakers)
           .where(and(inArray(breakers.subject, past), lt(breakers.changedAtMs, dbNowMs - KEEP_MS)))
+          // Best effort: every process tries, and the next load does again.
+          .catch(() => {})
       return new Map(
         rows
           .filter((row) => !past.includes(row.subject))
@@ -148,11 +151,40 @@ export function createBreakerRows(deps: { readonly db: Db; readonly clock: Clock
   }
 }
 
-/** Within a verb: what a person enables or changes begins anew. @returns whether there was anything */
-export async function forgetBreakers(tx: Db, channelIds: readonly number[]): Promise<boolean> {
+/**
+ * Within a verb: what a person enables or changes begins anew, also where nothing is open yet: the new versions have all
+ * nodes forget what they counted.
+ */
+export async function renewBreakers(tx: Db, channelIds: readonly number[]): Promise<void> {
   const { channelBreakers: breakers } = tx.tables
-  if (channelIds.length === 0) return false
-  const removed = await tx.changes(tx.delete(breakers).where(inArray(breakers.channelId, [...channelIds])))
-  if (removed > 0) await bumpTopic(tx, BREAKER_TOPIC)
-  return removed > 0
+  const nowMs = await tx.now()
+  const anew = {
+    state: 'closed',
+    version: nowMs,
+    level: BEFORE_FIRST,
+    changedAtMs: nowMs,
+    probeBy: '',
+    probeUntilMs: 0,
+  }
+  for (let start = 0; start < channelIds.length; start += CHUNK) {
+    const ids = channelIds.slice(start, start + CHUNK)
+    await tx.update(breakers).set(anew).where(inArray(breakers.channelId, ids))
+    await tx.insertIgnore(
+      breakers,
+      ids.map((id) => ({ subject: `${id}`, channelId: id, ...anew })),
+    )
+  }
+  await bumpTopic(tx, BREAKER_TOPIC)
 }
+
+/** Within a verb that removes channels. */
+export async function dropBreakers(tx: Db, channelIds: readonly number[]): Promise<void> {
+  const { channelBreakers: breakers } = tx.tables
+  for (let start = 0; start < channelIds.length; start += CHUNK)
+    await tx.delete(breakers).where(inArray(breakers.channelId, channelIds.slice(start, start + CHUNK)))
+  await bumpTopic(tx, BREAKER_TOPIC)
+}
+
+const CHUNK = 500
+/** The level of one that has not opened since. */
+const BEFORE_FIRST = -1

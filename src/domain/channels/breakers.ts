@@ -11,10 +11,10 @@ import { createLoop, type Loop } from '../../lib/loop.ts'
 import type { State, Topics } from '../../state/index.ts'
 import type { Options } from '../options/index.ts'
 import { BREAKER_TOPIC, createBreakerRows, type Known } from './breaker-rows.ts'
-import type { Channel } from './channel.ts'
+import { CHANNEL_STATUS, type Channel } from './channel.ts'
 import { createUsableKeys, type KeyGate } from './key-choice.ts'
-import { createOutcomes, type Outcomes } from './outcomes.ts'
-import { dutyOf, newPermit, PERMIT_MS, type Permit } from './probe.ts'
+import { dutyOf, newPermit, PERMIT_MS } from './probe.ts'
+import { createSubjects, type Subject } from './subjects.ts'
 import { type Verdict, verdictOn } from './verdict.ts'
 
 /** The end of an attempt, or its first byte. */
@@ -52,31 +52,9 @@ export interface Breakers extends ChannelGate, KeyGate {
   start(channelId: number): void
   /** Resolves when what was decided here is written, or could not be. */
   idle(): Promise<void>
+  /** Channels whose health is kept in memory. */
+  size(): number
   close(): void
-}
-
-/** A channel as a whole, or one of its keys. */
-interface Subject {
-  readonly name: string
-  readonly channelId: number
-  readonly keyIndex: number | undefined
-  readonly outcomes: Outcomes
-  isOpen: boolean
-  version: number
-  level: number
-  untilMs: number
-  permit: Permit | undefined
-  isAsking: boolean
-  askAgainMs: number
-  /** Changes on their way to the database. */
-  pending: number
-  /** What the others were told last. */
-  told: string
-}
-
-interface ChannelHealth {
-  readonly whole: Subject
-  readonly keys: Map<number, Subject>
 }
 
 /** The bus topic of counts: `{ from, counts: [subject, version, good, bad][] }`. */
@@ -87,6 +65,8 @@ const ASK_MS = 250
 /** Nobody has tried for so long that a crowd at the door is not to be feared. */
 const STALE_MS = 120_000
 const LEAST_WAIT_MS = 1_000
+/** Where some attempts serve, it takes so many times the failures: of few outcomes half fail easily when a third does in the long run. */
+const MIXED = 3
 const MOST_LEVEL = 20
 
 export function createBreakers(deps: {
@@ -103,12 +83,13 @@ export function createBreakers(deps: {
   const self = crypto.randomUUID()
   const rows = createBreakerRows({ db, clock, holder: self })
   const usableKeys = createUsableKeys()
-  const channels = new Map<number, ChannelHealth>()
+  const subjects = createSubjects()
   /** Those whose counts the others must know: one of their attempts failed. */
   const suspects = new Set<Subject>()
-  const queue: (() => Promise<void>)[] = []
+  const queue: { readonly subject: Subject; readonly work: () => Promise<void> }[] = []
   let writing: Promise<void> | undefined
   const asking = new Set<Promise<void>>()
+  let caring: Promise<void> | undefined
   let openCount = 0
   let loop: Loop | undefined
   let isFailing = false
@@ -121,93 +102,70 @@ export function createBreakers(deps: {
   const coolDownMs = (level: number): number => Math.min(leastMs() * 2 ** Math.min(level, MOST_LEVEL), mostMs())
   const calmMs = (level: number): number => Math.max(windowMs(), 2 * coolDownMs(level))
 
-  const newSubject = (channelId: number, keyIndex: number | undefined): Subject => ({
-    name: keyIndex === undefined ? `${channelId}` : `${channelId}:${keyIndex}`,
-    channelId,
-    keyIndex,
-    outcomes: createOutcomes(),
-    isOpen: false,
-    version: 0,
-    level: 0,
-    untilMs: 0,
-    permit: undefined,
-    isAsking: false,
-    askAgainMs: 0,
-    pending: 0,
-    told: '',
-  })
-  const subjectOf = (channelId: number, keyIndex?: number): Subject => {
-    let known = channels.get(channelId)
-    if (!known) {
-      known = { whole: newSubject(channelId, undefined), keys: new Map() }
-      channels.set(channelId, known)
-    }
-    if (keyIndex === undefined) return known.whole
-    let key = known.keys.get(keyIndex)
-    if (!key) {
-      key = newSubject(channelId, keyIndex)
-      known.keys.set(keyIndex, key)
-    }
-    return key
-  }
-  const named = (name: string): Subject => {
-    const [channelId, keyIndex] = name.split(':')
-    return subjectOf(Number(channelId), keyIndex === undefined ? undefined : Number(keyIndex))
-  }
-  const allSubjects = function* (): Generator<Subject> {
-    for (const { whole, keys } of channels.values()) {
-      yield whole
-      yield* keys.values()
-    }
-  }
-
   // States
 
   const setOpen = (subject: Subject, isOpen: boolean): void => {
     if (subject.isOpen !== isOpen) openCount += isOpen ? 1 : -1
     subject.isOpen = isOpen
     subject.permit = undefined
+    forget(subject)
+    if (isOpen) wakeLoop()
+  }
+  const forget = (subject: Subject): void => {
     subject.outcomes.clear()
     suspects.delete(subject)
-    if (isOpen) wakeLoop()
   }
 
   /** What the database says goes before what was thought here, unless that is on its way there. */
   const adopt = (known: ReadonlyMap<string, Known>): void => {
-    for (const [name, row] of known) if (row.isOpen) named(name)
-    for (const subject of allSubjects()) {
+    for (const [name, row] of known) if (row.isOpen) subjects.named(name)
+    for (const subject of subjects.all()) {
       if (subject.pending > 0) continue
       const row = known.get(subject.name)
       const version = row?.version ?? 0
       const isOpen = row?.isOpen ?? false
       if (version !== subject.version || isOpen !== subject.isOpen) setOpen(subject, isOpen)
+      // A channel that begins anew does so with all its keys.
+      if (version !== subject.version && subject.keyIndex === undefined)
+        for (const key of subjects.channel(subject.channelId)?.keys.values() ?? []) if (!key.isOpen) forget(key)
       subject.version = version
       subject.level = row?.level ?? 0
       if (!subject.permit) subject.untilMs = row?.untilMs ?? 0
     }
+    // Channels and keys that were deleted leave nothing behind, however many come and go.
+    for (const gone of subjects.drop((channelId, keyIndex) => !isThere(channelId, keyIndex))) suspects.delete(gone)
+  }
+  const isThere = (channelId: number, keyIndex: number | undefined): boolean => {
+    const channel = find(channelId)
+    return keyIndex === undefined
+      ? channel !== undefined
+      : channel?.multiKey !== undefined && keyIndex < channel.keys.length
   }
   const tracked = topics.track(BREAKER_TOPIC, async () => adopt(await rows.read()))
 
   /** Behind the calls, one after the other; a database that is away leaves this process to what it sees itself. */
   const write = (subject: Subject, work: () => Promise<void>): void => {
     subject.pending++
-    queue.push(async () => {
-      try {
-        await work()
-        noteDatabase()
-      } catch (error) {
-        noteDatabase(error)
-      } finally {
-        subject.pending--
-      }
-    })
+    queue.push({ subject, work })
     writing ??= writeAll().finally(() => {
       writing = undefined
     })
   }
   const writeAll = async (): Promise<void> => {
     while (queue.length > 0) {
-      for (const work of queue.splice(0)) await work()
+      let isAway = false
+      for (const { subject, work } of queue.splice(0)) {
+        try {
+          // What a database that is away does not hear of is decided anew when it is back.
+          if (!isAway) await work()
+          if (!isAway) noteDatabase()
+        } catch (error) {
+          isAway = true
+          noteDatabase(error)
+        } finally {
+          subject.pending--
+        }
+      }
       if (!isClosed) await topics.changed(BREAKER_TOPIC)
     }
   }
@@ -303,10 +261,12 @@ export function createBreakers(deps: {
   const judge = (subject: Subject, channel: Channel, nowMs: number, waitMs: number): void => {
     if (subject.isOpen || !channel.isAutoBan) return
     const { good, bad } = subject.outcomes.total(nowMs, windowMs())
+    const most = options.get('channel_health_setting.failure_count')
     // One bad key of two must not take the other with it: as a whole such a channel fails only if nothing works.
     const isOfKeys = channel.multiKey !== undefined && subject.keyIndex === undefined
-    const percent = isOfKeys ? 100 : options.get('channel_health_setting.failure_percent')
-    if (bad < options.get('channel_health_setting.failure_count') || bad * 100 < (good + bad) * percent) return
+    const percent = options.get('channel_health_setting.failure_percent')
+    const isShareTooHigh = !isOfKeys && bad >= MIXED * most && bad * 100 >= (good + bad) * percent
+    if (bad < most || (good > 0 && !isShareTooHigh)) return
     open(subject, { isReopening: false, waitMs, isAsked: false })
   }
 
@@ -354,7 +314,7 @@ export function createBreakers(deps: {
     asking.add(asked)
   }
   const careForPermits = async (nowMs: number): Promise<void> => {
-    for (const subject of allSubjects()) {
+    for (const subject of subjects.all()) {
       const { permit, name, version } = subject
       if (!permit) continue
       const duty = dutyOf(permit, nowMs)
@@ -390,10 +350,10 @@ export function createBreakers(deps: {
     if (from === self || !isOn()) return
     const nowMs = clock.monotonic()
     for (const [name, version, good, bad] of counts) {
-      const subject = named(name)
+      const subject = subjects.named(name)
       const channel = find(subject.channelId)
       // Counts of another stretch: one of us does not know yet that the state has changed since.
-      if (!channel || subject.isOpen || subject.version !== version) continue
+      if (channel?.status !== CHANNEL_STATUS.enabled || subject.isOpen || subject.version !== version) continue
       subject.outcomes.hear(from, { good, bad }, nowMs)
       suspects.add(subject)
       wakeLoop()
@@ -409,7 +369,10 @@ export function createBreakers(deps: {
       run: async () => {
         const nowMs = clock.monotonic()
         await tellCounts(nowMs)
-        await careForPermits(nowMs)
+        // A database that is slow must not keep the others waiting for what is seen here.
+        caring ??= careForPermits(nowMs).finally(() => {
+          caring = undefined
+        })
         if (suspects.size > 0 || openCount > 0) return
         void loop?.stop()
         loop = undefined
@@ -419,10 +382,10 @@ export function createBreakers(deps: {
   }
 
   const isOpenKey = (channelId: number, index: number): boolean =>
-    channels.get(channelId)?.keys.get(index)?.isOpen ?? false
+    subjects.channel(channelId)?.keys.get(index)?.isOpen ?? false
   /** All keys that could be used cool down. */
   const lacksKeys = (channel: Channel): boolean => {
-    const keys = channel.multiKey && channels.get(channel.id)?.keys
+    const keys = channel.multiKey && subjects.channel(channel.id)?.keys
     return keys !== undefined && keys.size > 0 && usableKeys(channel).every((index) => keys.get(index)?.isOpen)
   }
 
@@ -431,23 +394,24 @@ export function createBreakers(deps: {
     report(outcome) {
       if (!isOn()) return
       const channel = find(outcome.channelId)
-      if (!channel?.isAutoBan) return
+      // One that is disabled serves tests alone, which say nothing of calls.
+      if (!channel?.isAutoBan || channel.status !== CHANNEL_STATUS.enabled) return
       const verdict = verdictOn(outcome.error)
-      note(subjectOf(channel.id), channel, outcome, verdict)
-      if (channel.multiKey) note(subjectOf(channel.id, outcome.keyIndex), channel, outcome, verdict)
+      note(subjects.of(channel.id), channel, outcome, verdict)
+      if (channel.multiKey) note(subjects.of(channel.id, outcome.keyIndex), channel, outcome, verdict)
     },
     start(channelId) {
-      const permit = channels.get(channelId)?.whole.permit
+      const permit = subjects.channel(channelId)?.whole.permit
       if (permit?.state === 'handed') Object.assign(permit, { state: 'started', sinceMs: clock.monotonic() })
     },
     isQuiet: () => openCount === 0 || !isOn(),
     isCooling: (channel) =>
-      channel.isAutoBan && ((channels.get(channel.id)?.whole.isOpen ?? false) || lacksKeys(channel)),
+      channel.isAutoBan && ((subjects.channel(channel.id)?.whole.isOpen ?? false) || lacksKeys(channel)),
     enter(channel) {
-      const whole = channels.get(channel.id)?.whole
+      const whole = subjects.channel(channel.id)?.whole
       if (!whole || !channel.isAutoBan) return true
       if (lacksKeys(channel)) {
-        const keys = usableKeys(channel).map((index) => subjectOf(channel.id, index))
+        const keys = usableKeys(channel).map((index) => subjects.of(channel.id, index))
         const nowMs = clock.monotonic()
         const isOneFree = keys.some(({ permit }) => permit?.state === 'free' && nowMs <= permit.endsMs)
         if (!isOneFree) for (const key of keys) if (nowMs >= key.untilMs && !key.permit) ask(key, nowMs)
@@ -456,25 +420,26 @@ export function createBreakers(deps: {
       return !whole.isOpen || admit(whole, 'handed')
     },
     leave(channel) {
-      const permit = channels.get(channel.id)?.whole.permit
+      const permit = subjects.channel(channel.id)?.whole.permit
       if (permit?.state === 'handed') Object.assign(permit, { state: 'free', sinceMs: clock.monotonic() })
     },
     untilMs(channel) {
-      const known = channels.get(channel.id)
+      const known = subjects.channel(channel.id)
       if (!known) return 0
       if (known.whole.isOpen) return known.whole.untilMs
       return Math.min(...usableKeys(channel).map((index) => known.keys.get(index)?.untilMs ?? 0))
     },
     hasCoolingKeys(channelId) {
       if (openCount === 0 || !isOn()) return false
-      for (const key of channels.get(channelId)?.keys.values() ?? []) if (key.isOpen) return true
+      for (const key of subjects.channel(channelId)?.keys.values() ?? []) if (key.isOpen) return true
       return false
     },
     isKeyCooling: isOpenKey,
-    enterKey: (channelId, index) => !isOpenKey(channelId, index) || admit(subjectOf(channelId, index), 'started'),
-    keyUntilMs: (channelId, index) => channels.get(channelId)?.keys.get(index)?.untilMs ?? 0,
+    enterKey: (channelId, index) => !isOpenKey(channelId, index) || admit(subjects.of(channelId, index), 'started'),
+    keyUntilMs: (channelId, index) => subjects.channel(channelId)?.keys.get(index)?.untilMs ?? 0,
+    size: subjects.size,
     async idle() {
-      while (writing || asking.size > 0) await Promise.all([writing, ...asking])
+      while (writing || caring || asking.size > 0) await Promise.all([writing, caring, ...asking])
     },
     close() {
       isClosed = true

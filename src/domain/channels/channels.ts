@@ -12,7 +12,8 @@ import type { Counters } from '../../lib/shared-counters.ts'
 import type { Fetch } from '../../provider/provider.ts'
 import { createSnapshot, type State, type Topics } from '../../state/index.ts'
 import type { Options } from '../options/index.ts'
-import { BREAKER_TOPIC, forgetBreakers } from './breaker-rows.ts'
+import { createBalances } from './balances.ts'
+import { BREAKER_TOPIC, dropBreakers, renewBreakers } from './breaker-rows.ts'
 import { type Alert, createBreakers, type Outcome } from './breakers.ts'
 import { type Candidates, type CandidatesQuery, createCandidateIndex } from './candidates.ts'
 import { CHANNEL_STATUS, type Channel, parseChannel, upstreamChannel } from './channel.ts'
@@ -28,6 +29,7 @@ import { createLoader, type ProviderList } from './load.ts'
 import { upstreamModel } from './mapping.ts'
 import { deleteRow, lockRow, type Row, readRow, rewriteAbilities, writeStatus } from './rows.ts'
 import { type KeyAction, type KeyPage, listKeys, manageKeys, setStatusOf } from './status.ts'
+import { thresholdMs } from './test-all.ts'
 import {
   type Rights,
   rowsOfTag,
@@ -56,6 +58,8 @@ export interface TestQuery {
   readonly endpointType: string
   /** Who asked: the test is logged under this user, at no cost. */
   readonly user: { readonly id: number; readonly name: string }
+  /** Gives up. */
+  readonly signal?: AbortSignal
 }
 export type Tester = (query: TestQuery) => Promise<TestResult>
 
@@ -89,6 +93,8 @@ export interface Channels {
   onChange(listener: () => void): () => void
   /** How old the snapshot is. */
   ageMs(): number
+  /** Channels whose health is kept in memory. */
+  watched(): number
 
   list(filter: ChannelFilter): Promise<ChannelList>
   get(id: number): Promise<Row>
@@ -119,8 +125,12 @@ export interface Channels {
   fetchModels(query: ModelListQuery): Promise<readonly string[]>
   fetchModelsOf(id: number): Promise<readonly string[]>
   setTester(tester: Tester): void
-  /** Tests one channel and notes how long it took; a success may bring an automatically disabled one back. */
+  /** Tests one channel and notes how long it took; a success in time may bring an automatically disabled one back. */
   test(id: number, query: Omit<TestQuery, 'channel'>): Promise<TestResult>
+  /** @returns what the channel's account holds, in the upstream's currency. @throws GatewayError when that cannot be known */
+  updateBalance(id: number): Promise<number>
+  /** Of all enabled channels that have one; an account that holds nothing is a fault of the account. */
+  updateBalances(signal: AbortSignal): Promise<void>
   /** Resolves when what was reported is dealt with. */
   idle(): Promise<void>
   close(): void
@@ -191,19 +201,21 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
     clock,
   })
 
-  /** As `write`, for what a person decides about channels: what was held against them is forgotten. */
+  /** As `write`, for what a person decides about channels: what their health was is of the past. */
   const writeAnew = async <T>(
     ids: (tx: Db) => Promise<readonly number[]>,
     work: (tx: Db, ids: readonly number[]) => Promise<T>,
     limits?: { readonly deadlineMs: number },
+    settle: typeof renewBreakers = renewBreakers,
   ): Promise<T> => {
-    const { done, hasForgotten } = await write(async (tx) => {
+    const result = await write(async (tx) => {
       const concerned = await ids(tx)
       const done = await work(tx, concerned)
-      return { done, hasForgotten: await forgetBreakers(tx, concerned) }
+      if (concerned.length > 0) await settle(tx, concerned)
+      return done
     }, limits)
-    if (hasForgotten) await topics.changed(BREAKER_TOPIC)
-    return done
+    await topics.changed(BREAKER_TOPIC)
+    return result
   }
 
   const removeIds = (ids: readonly number[]): Promise<number> =>
@@ -215,14 +227,14 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
         return removed
       },
       BULK,
+      dropBreakers,
     )
 
   const opened = (row: Row): Row => ({ ...row, key: storedKeys.open(row.key) })
   const parsed = (row: Row): Channel => parseChannel(opened(row), checkProvider(providers, row.type ?? 0), () => {})
 
-  const listModels = async (channel: Channel): Promise<readonly string[]> => {
-    const { provider } = channel
-    if (!provider.listModels) throw new GatewayError('channel_no_model_list')
+  /** A way to the upstream that stands beside the calls: its key, and requests as the channel has them made. */
+  const reach = (channel: Channel): { readonly key: string; readonly send: Fetch } => {
     const key = keyChoice.take(channel)?.key ?? ''
     const edits = resolveHeaderOverride(channel.headerOverride, {
       apiKey: key,
@@ -235,6 +247,13 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       applyHeaderEdits(headers, edits)
       return deps.fetch(url, { ...init, headers, ...(proxy && { proxy }) })
     }
+    return { key, send }
+  }
+
+  const listModels = async (channel: Channel): Promise<readonly string[]> => {
+    const { provider } = channel
+    if (!provider.listModels) throw new GatewayError('channel_no_model_list')
+    const { key, send } = reach(channel)
     try {
       return await provider.listModels(upstreamChannel(channel, key), send)
     } catch (thrown) {
@@ -244,20 +263,42 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
     }
   }
 
+  const report = (outcome: Outcome): void => {
+    breakers.report(outcome)
+    const { error } = outcome
+    if (error) health.report({ ...outcome, error })
+  }
+  const balances = createBalances({
+    db,
+    find,
+    read: async (channel) => {
+      const { key, send } = reach(channel)
+      if (!channel.provider.readBalance) throw new GatewayError('channel_no_balance')
+      return channel.provider.readBalance(upstreamChannel(channel, key), send)
+    },
+    report,
+    log,
+    clock,
+  })
+
   const noteTest = async (id: number, result: TestResult): Promise<void> => {
     const { channels } = db.tables
     await db
       .update(channels)
       .set({ testTime: nowSec(), responseTime: Math.round(result.ms) })
       .where(inArray(channels.id, [id]))
-    if (!result.isOk || !options.get('AutomaticEnableChannelEnabled')) return
+    const limitMs = thresholdMs(options)
+    const isSlow = limitMs > 0 && result.ms > limitMs
+    if (!result.isOk || isSlow || !options.get('AutomaticEnableChannelEnabled')) return
     if ((await readRow(db, id)).status !== CHANNEL_STATUS.disabledAutomatically) return
-    await write(async (tx) => {
-      const row = await lockRow(tx, id)
-      if (row.status === CHANNEL_STATUS.disabledAutomatically) {
-        await writeStatus(tx, row, CHANNEL_STATUS.enabled, 'a test succeeded', nowSec())
-      }
-    })
+    await writeAnew(
+      async () => [id],
+      async (tx) => {
+        const row = await lockRow(tx, id)
+        if (row.status === CHANNEL_STATUS.disabledAutomatically)
+          await writeStatus(tx, row, CHANNEL_STATUS.enabled, 'a test succeeded', nowSec())
+      },
+    )
   }
 
   return {
@@ -272,16 +313,13 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       return key
     },
     upstreamModel,
-    report: (outcome) => {
-      breakers.report(outcome)
-      const { error } = outcome
-      if (error) health.report({ ...outcome, error })
-    },
+    report,
     models: (groups) => snapshot.get().models(groups),
     enabledModels: () => snapshot.get().models(snapshot.get().groups),
     find,
     onChange: snapshot.onChange,
     ageMs: snapshot.ageMs,
+    watched: breakers.size,
 
     list: (filter) => listChannels(db, filter, storedKeys),
     get: (id) => readRow(db, id),
@@ -358,6 +396,11 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       const result = await tester({ ...query, channel, model })
       await noteTest(id, result)
       return result
+    },
+    updateBalance: async (id) => balances.update(parsed(await readRow(db, id))),
+    updateBalances: async (signal) => {
+      await balances.updateAll(signal)
+      await health.idle()
     },
     idle: async () => {
       await Promise.all([health.idle(), breakers.idle()])

@@ -31,4 +31,5 @@ export { discardUnreadable, type KeysReport, type RewriteResult, reportKeys, rew
 export type { Row as ChannelRow } from './rows.ts'
 export type { KeyAction, KeyPage } from './status.ts'
 export { applySystemPrompt } from './system-prompt.ts'
+export { createTestChannels, type TestChannels, type TestProgress } from './test-all.ts'
 export type { TagInput, UpdateInput } from './update.ts'

@@ -42,9 +42,18 @@ export {
 } from './instances.ts'
 export { createTakeTurn, type TakeTurn, type Turn, type TurnOutcome, type TurnRequest } from './leases.ts'
 export { findLivingNodes } from './living.ts'
+export {
+  createLoadGuard,
+  LOOK_AGAIN_SEC,
+  type Load,
+  type LoadGuard,
+  type LoadThresholds,
+  type Overload,
+} from './load-guard.ts'
 export { createNodeStatus, type NodeLoad, type NodeStatus, type OwnStatus } from './node-status.ts'
 export { createPresence, type Presence } from './presence.ts'
 export { createNodeRegistry, type NodeInfo, type NodeRegistry, nodeInfo, type RegisteredNode } from './registry.ts'
+export { keepRenewed, type Renewal } from './renewal.ts'
 export { type Claim, createSystemTasks, type SystemTask, type SystemTasks, type TaskEnd } from './tasks.ts'
 export { type ClusterView, readClusterView } from './view.ts'
 export { createWatch, type Silent, type Watch } from './watch.ts'

@@ -25,8 +25,7 @@ export interface InstanceInfo {
 /** An instance that works, as its row says. */
 export interface SeenInstance {
   readonly id: string
-  /** Names its node, and no other that bears the same name. */
-  readonly nodeId: string
+  /** Name of its node, for people: others may have the same. */
   readonly node: string
   readonly beat: number
 }
@@ -82,16 +81,19 @@ export function createInstances({ db, clock }: { readonly db: Db; readonly clock
     },
     /** The instances that have not ended, as far as anybody knows. */
     async working(): Promise<readonly SeenInstance[]> {
-      const rows = await db
-        .select({
-          id: clusterInstances.id,
-          node: clusterInstances.node,
-          info: clusterInstances.info,
-          beat: clusterInstances.beat,
-        })
+      return db
+        .select({ id: clusterInstances.id, node: clusterInstances.node, beat: clusterInstances.beat })
         .from(clusterInstances)
         .where(inArray(clusterInstances.state, [...WORKING_STATES]))
-      return rows.map(({ info, ...row }) => ({ ...row, nodeId: nodeIdOf(info) ?? row.node }))
+    },
+    /** @returns for those of `ids` that have a row what names their node, and no other node */
+    async nodesOf(ids: readonly string[]): Promise<ReadonlyMap<string, string>> {
+      if (ids.length === 0) return new Map()
+      const rows = await db
+        .select({ id: clusterInstances.id, node: clusterInstances.node, info: clusterInstances.info })
+        .from(clusterInstances)
+        .where(inArray(clusterInstances.id, [...ids]))
+      return new Map(rows.map(({ id, node, info }) => [id, nodeIdOf(info) ?? node]))
     },
     /** @returns the states of those of `ids` that have a row */
     async states(ids: readonly string[]): Promise<ReadonlyMap<string, InstanceState>> {

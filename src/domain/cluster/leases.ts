@@ -7,7 +7,7 @@ import { and, eq, gt, lte, or, sql } from 'drizzle-orm'
 import { createLeaseRow, type Db, type LeaseRow } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
-import { createLoop } from '../../lib/loop.ts'
+import { keepRenewed } from './renewal.ts'
 
 /** What the work of a turn may need: proof that the turn is still its own. */
 export interface Turn {
@@ -114,28 +114,15 @@ export function createTakeTurn(deps: {
     if ((await take(lease, request)) === undefined)
       return { isRun: false, againMs: Math.max(LEAST_LOOK_MS, (await look(request)).waitMs) }
 
-    const lost = new AbortController()
     const begunAtMs = clock.monotonic()
-    let renewedAtMs = begunAtMs
-    const renewing = createLoop({
-      everyMs: ttlMs / 6,
-      run: async () => {
-        const askedAtMs = clock.monotonic()
-        if (await lease.renew()) renewedAtMs = askedAtMs
-        else lost.abort(new Error(`the lease ${name} was lost`))
-      },
-      // One failed renewal costs nothing; the work ends before another holder may begin.
-      onError: (error) => {
-        if (clock.monotonic() - renewedAtMs > ttlMs / 2) lost.abort(error)
-      },
-    })
+    const renewal = keepRenewed({ what: `the lease of the job ${name}`, ttlMs, renew: lease.renew })
     try {
-      await work(AbortSignal.any([signal, lost.signal]), { fence: lease.fence })
+      await work(AbortSignal.any([signal, renewal.signal]), { fence: lease.fence })
       // Work that ended quietly because it was told to has not been done.
-      lost.signal.throwIfAborted()
+      renewal.signal.throwIfAborted()
       signal.throwIfAborted()
     } catch (error) {
-      await renewing.stop()
+      await renewal.stop()
       await record(lease, name, (nowMs) =>
         // Cut short because the node stops, it has not failed: the next node may begin at once.
         signal.aborted
@@ -150,7 +137,7 @@ export function createTakeTurn(deps: {
       )
       throw error
     }
-    await renewing.stop()
+    await renewal.stop()
     await record(lease, name, (nowMs) => ({
       endedAtMs: nowMs,
       goodAtMs: nowMs,

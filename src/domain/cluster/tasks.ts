@@ -117,26 +117,27 @@ export function createSystemTasks(deps: {
     async request(type: string, payload: unknown): Promise<SystemTask | undefined> {
       const nowSec = Math.floor((await db.now()) / 1000)
       const taskId = `systask_${crypto.randomUUID().replaceAll('-', '')}`
+      const row = {
+        taskId,
+        type,
+        status: 'pending',
+        activeKey: type,
+        payload: JSON.stringify(payload),
+        state: '',
+        result: '',
+        error: '',
+        lockedBy: '',
+        createdAt: nowSec,
+        updatedAt: nowSec,
+      }
       try {
-        await db.insert(tasks).values({
-          taskId,
-          type,
-          status: 'pending',
-          activeKey: type,
-          payload: JSON.stringify(payload),
-          state: '',
-          result: '',
-          error: '',
-          lockedBy: '',
-          createdAt: nowSec,
-          updatedAt: nowSec,
-        })
+        const id = await db.insertId(tasks, row)
+        await bus.publish(TOPIC, type)
+        return viewOf({ id, ...row })
       } catch (error) {
         if (error instanceof DbError && error.kind === 'duplicate') return undefined
         throw error
       }
-      await bus.publish(TOPIC, type)
-      return find(taskId)
     },
     /** Newest first. */
     async list(limit: number): Promise<readonly SystemTask[]> {

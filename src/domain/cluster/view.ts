@@ -61,6 +61,8 @@ export interface ClusterView {
   /** Ms; what all times here are compared with. */
   readonly nowMs: number
   readonly nodes: readonly NodeView[]
+  /** Quota units at instances that are not among them: it returns when they are settled, by a sweep or by their own disk. */
+  readonly parkedElsewhere: number
   readonly leases: readonly LeaseView[]
   readonly jobs: readonly JobView[]
   readonly topics: Readonly<Record<string, number>>
@@ -124,9 +126,12 @@ export async function readClusterView(db: Db, jobNames: readonly string[]): Prom
       workers: workers.sort((a, b) => a.worker - b.worker),
     }
   })
+  const isShown = new Set(shown.map(({ row }) => row.id))
+  const elsewhere = [...parkedAt].filter(([instanceId]) => !isShown.has(instanceId))
   return {
     nowMs,
     nodes: distinct(nodes),
+    parkedElsewhere: elsewhere.reduce((sum, [, amount]) => sum + amount, 0),
     leases: leaseRows
       .filter(({ holder }) => holder !== '')
       .map(({ name, holder, fencing, expiresAtMs }) => ({ name, holder, fencing, expiresAtMs })),

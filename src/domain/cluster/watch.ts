@@ -3,7 +3,7 @@
  * would look dead. Every worker watches, since any worker of a master may be the one that sweeps.
  */
 import type { Clock } from '../../lib/clock.ts'
-import { type Instances, type SeenInstance, WORKING_STATES } from './instances.ts'
+import { type Instances, WORKING_STATES } from './instances.ts'
 
 /** Seen without a beat for a time. */
 export interface Silent {
@@ -28,7 +28,8 @@ export function createWatch(deps: {
 }) {
   const { instances, holders, clock, gapMs } = deps
   const seen = new Map<string, Silent & { readonly sinceMs: number }>()
-  let working: readonly SeenInstance[] = []
+  /** Of each instance that works, what names its node: it stays, so it is asked once. */
+  const nodeOf = new Map<string, string>()
   let ended: readonly string[] = []
   let readMs = -Infinity
   let readWallMs = -Infinity
@@ -41,6 +42,7 @@ export function createWatch(deps: {
     const isWorking = new Set(now.map(({ id }) => id))
     const others = (await holders()).filter((id) => !isWorking.has(id))
     const states = await instances.states(others)
+    const fresh = await instances.nodesOf(now.map(({ id }) => id).filter((id) => !nodeOf.has(id)))
     // Both clocks: a machine that was suspended stops the first, and nobody else could beat on it meanwhile.
     const hasGap = clock.monotonic() - readMs > gapMs || Math.abs(clock.now() - readWallMs) > gapMs
     if (hasGap) seen.clear()
@@ -56,7 +58,8 @@ export function createWatch(deps: {
       if (!before || before.beat !== each.beat) seen.set(each.id, { ...each, sinceMs })
     }
     for (const id of gone) seen.delete(id)
-    working = now
+    for (const [id, node] of fresh) nodeOf.set(id, node)
+    for (const id of nodeOf.keys()) if (!isWorking.has(id)) nodeOf.delete(id)
     // One that came between the questions works.
     ended = others.filter((id) => {
       const state = states.get(id)
@@ -75,9 +78,9 @@ export function createWatch(deps: {
       return reading
     },
     /** Instances that work, as last seen, at least 1. */
-    instances: (): number => Math.max(1, working.length),
+    instances: (): number => Math.max(1, nodeOf.size),
     /** Their distinct nodes, at least 1. */
-    nodes: (): number => Math.max(1, new Set(working.map(({ nodeId }) => nodeId)).size),
+    nodes: (): number => Math.max(1, new Set(nodeOf.values()).size),
     /** Those whose beat was seen unchanged for so long, up to the last look. */
     silent: (forMs: number): readonly Silent[] => [...seen.values()].filter(({ sinceMs }) => readMs - sinceMs >= forMs),
     /** Instances that have ended and still have money. */

@@ -14,9 +14,8 @@ export interface Bounds {
 /** Highest bound that is stored. */
 export const MAX_BOUND = 2_147_483_647
 
-/** Of the narrowest first. */
-const SCOPES = ['API key', 'user', 'group'] as const
-export type Scope = (typeof SCOPES)[number]
+/** Whose calls a limit counts together; the words are those of its refusal. */
+export type Scope = 'API key' | 'user' | 'group'
 
 /** One bound on one count, which all nodes share. */
 export interface Limit {

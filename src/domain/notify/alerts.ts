@@ -3,6 +3,7 @@
  * is told once; it is told again if it is still so after `alert_setting.repeat_minutes`.
  */
 import { createHmac } from 'node:crypto'
+import { and, like, lt } from 'drizzle-orm'
 import { createLeaseRow, type Db } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
@@ -24,6 +25,19 @@ export interface Alerts {
   raise(alert: Alert): void
   /** Resolves when all that was raised has been told, or could not be. */
   idle(): Promise<void>
+}
+
+/** So that the table of leases does not grow by a row for each event. */
+const CLAIM_PREFIX = 'alert:'
+const KEEP_CLAIMS_MS = 24 * 3_600_000
+
+/** Forgets that alerts of long ago were told; may be repeated. @returns how many */
+export async function pruneAlerts(db: Db): Promise<number> {
+  const { leases } = db.tables
+  const beforeMs = (await db.now()) - KEEP_CLAIMS_MS
+  return db.changes(
+    db.delete(leases).where(and(like(leases.name, `${CLAIM_PREFIX}%`), lt(leases.expiresAtMs, beforeMs))),
+  )
 }
 
 /** Pauses before each further try of a webhook or a mail, ms. */
@@ -60,7 +74,7 @@ export function createAlerts(deps: {
 
   const tell = async (alert: Alert): Promise<void> => {
     const windowMs = Math.max(1, options.get('alert_setting.repeat_minutes')) * 60_000
-    const name = `alert:${alert.kind}:${alert.key}`.slice(0, MAX_NAME)
+    const name = `${CLAIM_PREFIX}${alert.kind}:${alert.key}`.slice(0, MAX_NAME)
     const now = clock.monotonic()
     if ((quietUntil.get(name) ?? 0) > now) return
     for (const [other, untilMs] of quietUntil) if (untilMs <= now) quietUntil.delete(other)

@@ -2,7 +2,7 @@
  * Reads call records. They may live in a database of their own, so nothing is joined: names of channels come from a second
  * query on the main one. Writing them is the ledger's work.
  */
-import { and, count, desc, eq, gte, inArray, lte, type SQL, sql } from 'drizzle-orm'
+import { and, count, desc, eq, getTableColumns, gte, inArray, lt, lte, type SQL, sql } from 'drizzle-orm'
 import type { MySqlColumn } from 'drizzle-orm/mysql-core'
 import type { Db } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
@@ -54,7 +54,9 @@ export interface LogRow {
   readonly other: string
 }
 
-/** `quota`: sum of consumption within the filter. `rpm`, `tpm`: calls and tokens of the last minute, whatever its times. */
+/**
+ * `quota`: sum of consumption within the filter; that of a long range comes from the hourly sums where they can tell, which
+ * are less by what was given back. `rpm`, `tpm`: calls and tokens of the last minute, whatever its times. */
 export interface LogSums {
   readonly quota: number
   readonly rpm: number
@@ -73,11 +75,23 @@ export interface LogReads {
 }
 
 const COUNTED_ROWS = 10_000
+const HOUR_SEC = 3_600
+/** From here on a range is long: adding up its rows would read too many. */
+const LONG_SEC = 48 * HOUR_SEC
+/** Width of names in the hourly sums; longer ones are cut there. */
+const HOURLY_NAME_CHARS = 64
 const API_KEY_ROWS = 1_000
 
-export function createLogReads(deps: { readonly db: Db; readonly logDb: Db; readonly clock: Clock }): LogReads {
-  const { db, logDb, clock } = deps
+export function createLogReads(deps: {
+  readonly db: Db
+  readonly logDb: Db
+  readonly clock: Clock
+  /** Is hourly usage kept; option DataExportEnabled. Not if not given. */
+  readonly isExported?: () => boolean
+}): LogReads {
+  const { db, logDb, clock, isExported = () => false } = deps
   const { logs } = logDb.tables
+  const { quotaData } = db.tables
 
   const where = (filter: LogFilter): SQL | undefined => {
     const given = (value: string | number | undefined): boolean => value !== undefined && value !== '' && value !== 0
@@ -103,6 +117,60 @@ export function createLogReads(deps: { readonly db: Db; readonly logDb: Db; read
     return row?.rows ?? 0
   }
 
+  const quotaOfRows = async (filter: LogFilter): Promise<number> => {
+    const [row] = await logDb
+      .select({ quota: total(logs.quota) })
+      .from(logs)
+      .where(and(where({ ...filter, type: 0 }), eq(logs.type, LOG_TYPE.consume)))
+    return row?.quota ?? 0
+  }
+
+  /** The whole hours of a long range, from the first that has hourly sums. @returns nothing where rows must be added up */
+  const wholeHours = async (
+    filter: LogFilter,
+  ): Promise<{ readonly fromSec: number; readonly endSec: number } | undefined> => {
+    const { fromSec = 0, toSec = 0, username = '', modelName = '' } = filter
+    const isTold = ![filter.apiKeyId, filter.apiKeyName, filter.channelId, filter.group].some(Boolean)
+    const isRare = Boolean(filter.requestId || filter.upstreamRequestId)
+    if (!isExported() || !isTold || isRare || Math.max(username.length, modelName.length) > HOURLY_NAME_CHARS)
+      return undefined
+    const hour = (sec: number): number => Math.floor(sec / HOUR_SEC) * HOUR_SEC
+    // The present hour is not over.
+    const nowSec = Math.floor(clock.now() / 1000)
+    const endSec = Math.min(hour(nowSec), toSec > 0 ? hour(toSec + 1) : Infinity)
+    if (endSec - fromSec < LONG_SEC) return undefined
+    const [first] = await db
+      .select({ createdAt: quotaData.createdAt })
+      .from(quotaData)
+      .where(and(gte(quotaData.createdAt, hour(fromSec + HOUR_SEC - 1)), lt(quotaData.createdAt, endSec)))
+      .orderBy(quotaData.createdAt)
+      .limit(1)
+    return first?.createdAt ? { fromSec: first.createdAt, endSec } : undefined
+  }
+
+  const quotaOf = async (filter: LogFilter): Promise<number> => {
+    const hours = await wholeHours(filter)
+    if (!hours) return quotaOfRows(filter)
+    const { fromSec = 0, toSec = 0, userId, username, modelName } = filter
+    const [[hourly], before, after] = await Promise.all([
+      db
+        .select({ quota: total(quotaData.quota) })
+        .from(quotaData)
+        .where(
+          and(
+            gte(quotaData.createdAt, hours.fromSec),
+            lt(quotaData.createdAt, hours.endSec),
+            userId ? eq(quotaData.userId, userId) : undefined,
+            username ? matchesText(quotaData.username, username) : undefined,
+            modelName ? matchesText(quotaData.modelName, modelName) : undefined,
+          ),
+        ),
+      fromSec < hours.fromSec ? quotaOfRows({ ...filter, toSec: hours.fromSec - 1 }) : 0,
+      toSec === 0 || toSec >= hours.endSec ? quotaOfRows({ ...filter, fromSec: hours.endSec }) : 0,
+    ])
+    return (hourly?.quota ?? 0) + before + after
+  }
+
   const withNames = async (rows: readonly StoredLog[]): Promise<readonly LogRow[]> => {
     const ids = [...new Set(rows.map((row) => row.channelId ?? 0))].filter((id) => id > 0)
     const { channels } = db.tables
@@ -119,14 +187,21 @@ export function createLogReads(deps: { readonly db: Db; readonly logDb: Db; read
       const condition = where(filter)
       // One user's rows are found and ordered by the index (user, id); all others by (time, id).
       const order = filter.userId ? [desc(logs.id)] : [desc(logs.createdAt), desc(logs.id)]
+      // First the ids, from an index alone: a server asked for whole rows of a late page may sort the whole table for it.
+      const page = logDb
+        .select({ id: logs.id })
+        .from(logs)
+        .where(condition)
+        .orderBy(...order)
+        .limit(size)
+        .offset(offset)
+        .as('page')
       const [rows, total] = await Promise.all([
         logDb
-          .select()
-          .from(logs)
-          .where(condition)
-          .orderBy(...order)
-          .limit(size)
-          .offset(offset),
+          .select(getTableColumns(logs))
+          .from(page)
+          .innerJoin(logs, eq(logs.id, page.id))
+          .orderBy(...order),
         countUpTo(condition),
       ])
       return { items: await withNames(rows), total }
@@ -135,11 +210,8 @@ export function createLogReads(deps: { readonly db: Db; readonly logDb: Db; read
       const isConsumption = eq(logs.type, LOG_TYPE.consume)
       const sinceSec = Math.floor(clock.now() / 1000) - 60
       const untimed = { ...filter, type: 0, fromSec: 0, toSec: 0 }
-      const [[all], [minute]] = await Promise.all([
-        logDb
-          .select({ quota: total(logs.quota) })
-          .from(logs)
-          .where(and(where({ ...filter, type: 0 }), isConsumption)),
+      const [quota, [minute]] = await Promise.all([
+        quotaOf(filter),
         logDb
           .select({
             calls: count(),
@@ -148,7 +220,7 @@ export function createLogReads(deps: { readonly db: Db; readonly logDb: Db; read
           .from(logs)
           .where(and(where(untimed), isConsumption, gte(logs.createdAt, sinceSec))),
       ])
-      return { quota: all?.quota ?? 0, rpm: minute?.calls ?? 0, tpm: minute?.tokens ?? 0 }
+      return { quota, rpm: minute?.calls ?? 0, tpm: minute?.tokens ?? 0 }
     },
     async ofApiKey(apiKeyId) {
       const rows = await logDb

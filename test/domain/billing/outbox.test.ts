@@ -1,4 +1,5 @@
 /** The journal of one worker: what is in it after kills, who may open it, and what a full disk does. */
+import { Database } from 'bun:sqlite'
 import { afterAll, expect, test } from 'bun:test'
 import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -13,8 +14,8 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
 let files = 0
 const path = (): string => join(folder, `${++files}.db`)
-const open = (at: string, maxPages?: number): Outbox => {
-  const opened = openOutbox({ path: at, sync: 'normal', ...(maxPages ? { maxPages } : {}) })
+const open = (at: string, maxPages?: number, more: { isKept?: boolean; file?: () => string } = {}): Outbox => {
+  const opened = openOutbox({ path: at, sync: 'normal', ...(maxPages ? { maxPages } : {}), ...more })
   if (opened.kind !== 'open') throw new Error(`the outbox is ${opened.kind}`)
   return opened.outbox
 }
@@ -113,6 +114,70 @@ test('a charge leaves when both databases have it, and numbers go on after it', 
   outbox.forget('a')
   expect(outbox.read('b', 0, 10)).toMatchObject([{ seq: 1, body: 'b1' }])
   expect(outbox.tenures().map(({ instanceId }) => instanceId)).toEqual(['b'])
+  outbox.close()
+})
+
+test('kept charges stay until they are removed, some at a time, and never more than both databases have', async () => {
+  const at = path()
+  let outbox = open(at, undefined, { isKept: true })
+  outbox.begin('a')
+  await Promise.all(Array.from({ length: 1_200 }, (_, n) => outbox.append(entry(String(n + 1)))))
+  const mark = (main: number, log: number): void => {
+    outbox.mark('a', 'main', { seq: main, last: `r${main}` })
+    outbox.mark('a', 'log', { seq: log, last: `r${log}` })
+  }
+  mark(900, 700)
+  outbox.settle(outbox.tenures(), 1_000)
+  mark(1_100, 1_100)
+  outbox.settle(outbox.tenures(), 2_000)
+  expect(outbox.read('a', 0, 1)).toMatchObject([{ seq: 1, body: '1' }])
+  // Since when they were there is known over a restart.
+  outbox.close()
+  outbox = open(at, undefined, { isKept: true })
+  expect([999, 1_000, 1_999, 2_000].map((atMs) => outbox.appliedBy('a', atMs))).toEqual([0, 700, 700, 1_100])
+  // A database went back meanwhile: what is to be applied again was there since then no longer.
+  const before = outbox.tenures()
+  mark(1_100, 800)
+  outbox.settle(before, 3_000)
+  outbox.settle(outbox.tenures(), 4_000)
+  expect([3_999, 4_000].map((atMs) => outbox.appliedBy('a', atMs))).toEqual([700, 800])
+  const removed: number[] = []
+  for (let count = -1; count !== 0; removed.push(count)) count = outbox.remove('a', 1_200)
+  expect(removed).toEqual([500, 300, 0])
+  expect(outbox.firstKept('a')).toBe(801)
+  expect(outbox.lastSeq('a')).toBe(1_200)
+  outbox.close()
+})
+
+test('only on the very file that was locked does its lock prove anything about those before; once doubtful, always', () => {
+  const at = path()
+  const begin = (file: string, instanceId: string): readonly boolean[] => {
+    const outbox = open(at, undefined, { file: () => file })
+    outbox.begin(instanceId)
+    const isForeign = outbox.tenures().map((tenure) => tenure.isForeign)
+    outbox.close()
+    return isForeign
+  }
+  // The first note is made in a file of a release that made none.
+  expect(begin('one', 'a')).toEqual([false])
+  expect(begin('one', 'b')).toEqual([false, false])
+  expect(begin('another', 'c')).toEqual([true, true, false])
+  expect(begin('another', 'd')).toEqual([true, true, false, false])
+})
+
+test('a file of an earlier release is opened with what it has', () => {
+  const at = path()
+  const raw = new Database(at, { create: true })
+  raw.run(`create table instances (instance_id text primary key, base integer not null,
+    main_seq integer not null default 0, main_last text not null default '',
+    log_seq integer not null default 0, log_last text not null default '') without rowid`)
+  raw.run('create table charges (id integer primary key, body text not null, other text not null)')
+  raw.run("insert into instances (instance_id, base) values ('a', 1)")
+  raw.run("insert into charges values (2, '1', '{}')")
+  raw.close()
+  const outbox = open(at, undefined, { isKept: true, file: () => 'one' })
+  expect(outbox.tenures()).toMatchObject([{ instanceId: 'a', isForeign: false }])
+  expect(outbox.read('a', 0, 10)).toMatchObject([{ seq: 1, body: '1' }])
   outbox.close()
 })
 

@@ -3,6 +3,7 @@
  * writes down what an upstream and what its clients saw, so that nothing depends on what it remembers.
  */
 import { appendFileSync } from 'node:fs'
+import { basename } from 'node:path'
 import { openDb } from '../../../src/db/index.ts'
 import { createLedger } from '../../../src/domain/billing/index.ts'
 import { GatewayError } from '../../../src/errors.ts'
@@ -29,6 +30,8 @@ export interface SpenderTask {
   readonly callers: number
   /** Told to stop (by a line on its input), it drains. */
   readonly isBatch: boolean
+  /** 1,800 if not given */
+  readonly leaseMs?: number
 }
 
 const task = JSON.parse(process.argv[2] ?? '') as SpenderTask
@@ -45,8 +48,8 @@ const ledger = createLedger({
   log: silentLog,
   clock: systemClock,
   dataDir: task.dataDir,
-  instance: { node: 'node', worker: task.worker, role: 'master', version: 'test' },
-  leaseMs: 1_800,
+  instance: { node: basename(task.dataDir), worker: task.worker, role: 'master', version: 'test' },
+  leaseMs: task.leaseMs ?? 1_800,
   sync: 'normal',
   flush: { isBatch: task.isBatch, intervalMs: 100 },
   isSingleNode: task.sqlitePath !== undefined,

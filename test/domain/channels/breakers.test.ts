@@ -117,13 +117,22 @@ for (const engine of ENGINES)
       })
       test('a third of failures is no reason, nor are few of them, nor what calls did wrong', async () => {
         const [mixed, few, wrong] = [await create(), await create(), await create()]
-        report(nodes[0], mixed, undefined, 20)
-        report(nodes[0], mixed, failing(), 9)
+        report(nodes[0], mixed, undefined, 40)
+        report(nodes[0], mixed, failing(), 20)
         report(nodes[0], few, failing(), 4)
         report(nodes[0], wrong, failing(400), 50)
         report(nodes[0], wrong, new GatewayError('client_closed_request'), 50)
         await idle()
         expect(servedBy(nodes[0], model)).toEqual([mixed, few, wrong])
+      })
+      test('half of them is, once there are enough to say so', async () => {
+        const [bad, good] = [await create(), await create()]
+        report(nodes[0], bad, undefined, 15)
+        report(nodes[0], bad, failing(), 14)
+        expect(isLeftAlone(nodes[0], bad)).toBe(false)
+        report(nodes[0], bad, failing())
+        expect(servedBy(nodes[0], model)).toEqual([good])
+        await idle()
       })
       test('the switch turns it off, also while a channel is left alone; and a channel that may not be banned is exempt', async () => {
         const [bad, exempt, other] = [await create(), await create({ auto_ban: 0 }), await create()]

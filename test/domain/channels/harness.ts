@@ -51,7 +51,7 @@ export const startNode = async (
     options.close()
     await state.close()
   }
-  return { db, channels, options, topics, stop }
+  return { db, channels, options, topics, state, stop }
 }
 
 /** Ids of those that would be tried first for a model. */

@@ -6,8 +6,10 @@ import {
   createAgreement,
   createInstances,
   deriveSecrets,
+  nodesWithout,
   openSalt,
   readAgreed,
+  readPeers,
   secretInfo,
 } from '../../../src/domain/cluster/index.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
@@ -216,6 +218,9 @@ for (const engine of ENGINES) {
       try {
         await node.agreement.advance()
         expect(node.agreement.signing()).toBe(1)
+        // Nor may keys be encrypted, which it could not read.
+        const peers = await readPeers(testDb.db)
+        expect(nodesWithout(peers, 'CRYPTO_SECRET', node.own.fingerprints.CRYPTO_SECRET[0]!)).toEqual(['o'])
         await instances.setState(['older'], 'gone')
         await node.agreement.advance()
         expect(node.agreement.signing()).toBe(0)

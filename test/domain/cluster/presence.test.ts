@@ -20,6 +20,7 @@ const viewOf = (...ids: readonly string[]): ClusterView => ({
     startedAtMs: 0,
     workers: [],
   })),
+  parkedElsewhere: 0,
   leases: [],
   jobs: [],
   topics: {},

@@ -134,6 +134,7 @@ for (const engine of ENGINES) {
         { instanceId: 'i1', account: 'u:1', amount: 70 },
         { instanceId: 'i1', account: 'u:2', amount: 30 },
         { instanceId: 'i2', account: 'u:1', amount: 0 },
+        { instanceId: 'i4', account: 'u:1', amount: 9 },
       ])
       for (let times = 0; times < 3; times++) await database.db.transaction((tx) => bumpTopic(tx, 'channels'))
       await tell('i1', 'node-a', { inMemory: new Map([['channels', 1]]) })
@@ -143,7 +144,9 @@ for (const engine of ENGINES) {
         [100, { channels: 2 }],
         [0, {}],
       ])
-      expect((await readClusterView(database.db, [])).topics['channels']).toBe(3)
+      const view = await readClusterView(database.db, [])
+      expect(view.topics['channels']).toBe(3)
+      expect(view.parkedElsewhere).toBe(9)
     })
 
     test('ended instances of long ago are removed; those that work, hold money or ended lately stay', async () => {

@@ -1,10 +1,11 @@
-/** The README tells the truth about the configuration. */
+/** The README and the cluster's pages tell the truth about the configuration. */
 import { expect, test } from 'bun:test'
 import { join } from 'node:path'
-import { withVariables } from '../../../scripts/readme.ts'
+import { PAGES, withVariables } from '../../../scripts/readme.ts'
 
-test('its table of variables is the one of the definitions', async () => {
-  const readme = await Bun.file(join(import.meta.dir, '../../../README.md')).text()
-  expect(readme).toBe(withVariables(readme))
-  expect(readme).toContain('| `SQL_DSN` |')
-})
+for (const page of PAGES)
+  test(`the table of variables of ${page} is the one of the definitions`, async () => {
+    const text = await Bun.file(join(import.meta.dir, '../../..', page)).text()
+    expect(text).toBe(withVariables(text, page))
+    expect(text).toContain('| `SQL_DSN` |')
+  })

@@ -61,10 +61,19 @@ export const channelOptions = [
   ),
   flag('channel_health_setting.enabled', true, 'Keep calls away from channels that fail, for a while'),
   decimalNumber('channel_health_setting.window_seconds', 60, 'Seconds over which the outcomes of a channel are judged'),
-  whole('channel_health_setting.failure_count', 5, 'Fewest failures that take a channel out for a while', {
-    minimum: 1,
-  }),
-  decimalNumber('channel_health_setting.failure_percent', 50, 'Least share of failures that does, in percent'),
+  whole(
+    'channel_health_setting.failure_count',
+    5,
+    'Failures without a success that take a channel out for a while; beside successes three times as many',
+    {
+      minimum: 1,
+    },
+  ),
+  decimalNumber(
+    'channel_health_setting.failure_percent',
+    50,
+    'Least share of failures beside successes that does, in percent',
+  ),
   decimalNumber('channel_health_setting.cool_down_seconds', 10, 'Seconds a failing channel is left alone at least'),
   decimalNumber(
     'channel_health_setting.max_cool_down_seconds',

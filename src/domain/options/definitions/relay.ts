@@ -120,10 +120,20 @@ export const relayOptions = [
   whole('performance_setting.disk_cache_threshold_mb', 10, 'Size from which a body is kept on disk, MB'),
   whole('performance_setting.disk_cache_max_size_mb', 1024, 'Most disk used for bodies, MB'),
   text('performance_setting.disk_cache_path', '', 'Folder for bodies kept on disk'),
-  flag('performance_setting.monitor_enabled', true, 'Refuse calls when the machine is overloaded'),
-  whole('performance_setting.monitor_cpu_threshold', 90, 'CPU use that counts as overload, %', { check: percent }),
-  whole('performance_setting.monitor_memory_threshold', 90, 'Memory use that counts as overload, %', {
+  flag('performance_setting.monitor_enabled', true, 'Refuse calls while this node is overloaded'),
+  whole(
+    'performance_setting.monitor_cpu_threshold',
+    90,
+    'CPU of the node’s processes that counts as overload, %; 0: none',
+    { check: percent },
+  ),
+  whole('performance_setting.monitor_memory_threshold', 90, 'Memory of the node that counts as overload, %; 0: none', {
     check: percent,
   }),
-  whole('performance_setting.monitor_disk_threshold', 95, 'Disk use that counts as overload, %', { check: percent }),
+  whole(
+    'performance_setting.monitor_disk_threshold',
+    95,
+    'Disk use that counts as overload, %, with less than 1 GiB free; 0: none',
+    { check: percent },
+  ),
 ] as const

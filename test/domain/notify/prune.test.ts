@@ -1,0 +1,46 @@
+/** That an alert was told is remembered for as long as it matters: one row per event would grow without end. */
+import { expect, test } from 'bun:test'
+import { eq, or } from 'drizzle-orm'
+import { createLeaseRow } from '../../../src/db/index.ts'
+import { createAlerts, pruneAlerts } from '../../../src/domain/notify/index.ts'
+import { systemClock } from '../../../src/lib/clock.ts'
+import { silentLog } from '../../../src/lib/log.ts'
+import { createMemoryState } from '../../../src/state/index.ts'
+import { ENGINES } from '../../support/engines.ts'
+
+const DAY_MS = 86_400_000
+
+for (const engine of ENGINES)
+  test(`what was told more than a day ago is forgotten; leases of jobs stay (${engine.name})`, async () => {
+    const testDb = await engine.freshDb()
+    const { db } = testDb
+    const { leases } = db.tables
+    try {
+      const alerts = createAlerts({
+        db,
+        state: createMemoryState({ clock: systemClock, log: silentLog }),
+        options: { get: (key) => ((key as string) === 'alert_setting.repeat_minutes' ? 60 : '') as never },
+        mailer: { isSet: () => false, send: async () => {} },
+        node: 'n',
+        fetch,
+        log: silentLog,
+        clock: systemClock,
+      })
+      for (const key of ['old', 'new']) alerts.raise({ kind: 'test', key, text: 'told' })
+      await alerts.idle()
+      await createLeaseRow(db, { name: 'a job', holder: 'h', ttlMs: 1 }).take()
+      const names = async () => (await db.select({ name: leases.name }).from(leases)).map(({ name }) => name).sort()
+      const before = await names()
+      expect(before).toEqual(expect.arrayContaining(['a job', 'alert:test:new', 'alert:test:old']))
+      expect(await pruneAlerts(db)).toBe(0)
+      const long = (await db.now()) - 2 * DAY_MS
+      await db
+        .update(leases)
+        .set({ expiresAtMs: long })
+        .where(or(eq(leases.name, 'alert:test:old'), eq(leases.name, 'a job')))
+      expect(await pruneAlerts(db)).toBe(1)
+      expect(await names()).toEqual(before.filter((name) => name !== 'alert:test:old'))
+    } finally {
+      await testDb.close()
+    }
+  }, 120_000)
