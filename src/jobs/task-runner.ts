@@ -43,9 +43,10 @@ export function createTaskRunner(options: {
     const failed = await tasks.failExpired()
     if (failed > 0) log.warn('system tasks were interrupted and have failed', { count: failed })
     while (!stopping.signal.aborted) {
+      const sinceMs = performance.now()
       const claim = await tasks.claim(kinds.map(({ type }) => type).filter((type) => !running.has(type)))
       if (!claim) break
-      const work = run(claim).finally(() => {
+      const work = run(claim, sinceMs).finally(() => {
         running.delete(claim.type)
         // The next one of this type may have been asked for while this one was ending.
         looking?.wake()
@@ -55,11 +56,11 @@ export function createTaskRunner(options: {
     isFailing = false
   }
 
-  const run = async (claim: Claim): Promise<void> => {
+  const run = async (claim: Claim, sinceMs: number): Promise<void> => {
     const { type, taskId } = claim
     const kind = kinds.find((each) => each.type === type)!
     const begunAtMs = clock.monotonic()
-    const renewal = keepRenewed({ what: `the task ${taskId}`, ttlMs, renew: () => tasks.renew(claim) })
+    const renewal = keepRenewed({ what: `the task ${taskId}`, ttlMs, sinceMs, renew: () => tasks.renew(claim) })
     const taken = new AbortController()
     const signal = AbortSignal.any([stopping.signal, renewal.signal, taken.signal])
     let state: unknown

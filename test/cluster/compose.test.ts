@@ -207,7 +207,7 @@ if (engine) {
         async () => {
           const seen = await admin.call<ClusterSeen>('GET', '/api/cluster/')
           const isCalm = seen.nodes.every(({ state, unflushed }) => state === 'live' && unflushed === 0)
-          return isCalm && seen.leases.length > 0 ? seen : undefined
+          throw new Error(JSON.stringify({ n: seen.nodes.map(({ name, state, unflushed }) => [name, state, unflushed]), leases: seen.leases, d: seen.differences, calm: isCalm }))
         },
         { withinMs: 60_000, everyMs: 200 },
       )

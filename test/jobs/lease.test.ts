@@ -149,7 +149,13 @@ for (const engine of ENGINES) {
       let isMute = false
       // A black hole: neither an answer nor an error, until it ends.
       const thaw = Promise.withResolvers<void>()
-      const mute = { ...db, now: async () => (isMute ? (await thaw.promise, db.now()) : db.now()) }
+      const mute = {
+        ...db,
+        now: async () => {
+          if (isMute) await thaw.promise
+          return db.now()
+        },
+      }
       const take = createTakeTurn({ db: mute, holder: 'mute', ttlMs: 1_500, log: silentLog, clock: systemClock })
       const turn = take({ name: 'mute', periodMs: HOUR_MS }, never, async (signal) => {
         isMute = true

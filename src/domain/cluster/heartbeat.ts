@@ -6,16 +6,13 @@ import type { Db } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { InstanceInfo, InstanceState, Instances } from './instances.ts'
 
-/** A beat that takes longer is given up, and tried again on another connection, ms: at least, at most. */
-const LEAST_DEADLINE_MS = 1_000
-const MOST_DEADLINE_MS = 5_000
-
 type Seen = InstanceState | 'missing'
 
 export type Heartbeat = ReturnType<typeof createHeartbeat>
 
 /**
- * @param deps.db connections of its own: what keeps the pool busy must not keep a beat waiting
+ * @param deps.db a connection of its own, whose statements have a deadline: what keeps the pool busy must not keep a beat
+ * waiting, and a beat that is not answered must come again before the lease is over
  * @param deps.isAlone the database is this node's own, so nobody else ends its instances: the lease never ends
  */
 export function createHeartbeat(deps: {
@@ -27,17 +24,19 @@ export function createHeartbeat(deps: {
   readonly isAlone: boolean
 }) {
   const { db, instances, instance, clock, leaseMs, isAlone } = deps
-  const deadlineMs = Math.min(MOST_DEADLINE_MS, Math.max(LEAST_DEADLINE_MS, leaseMs / 3))
   let current = ''
   let beats = 0
   let untilMs = -Infinity
   let untilWallMs = -Infinity
 
-  /** Gives the lease if `confirm` says that the instance lives: from before it was asked, by both clocks. */
-  const lease = async (id: string, confirm: (tx: Db) => Promise<Seen>): Promise<Seen> => {
+  /**
+   * Gives the lease if `confirm` says that the instance lives: from before it was asked, by both clocks. In single
+   * statements: who freezes in a transaction keeps its row locked, and nobody could end it.
+   */
+  const lease = async (id: string, confirm: () => Promise<Seen>): Promise<Seen> => {
     const sentMs = clock.monotonic()
     const sentWallMs = clock.now()
-    const state = await db.transaction(confirm, { deadlineMs })
+    const state = await confirm()
     if (id === current && state === 'live') {
       untilMs = sentMs + leaseMs
       untilWallMs = sentWallMs + leaseMs
@@ -45,8 +44,8 @@ export function createHeartbeat(deps: {
     return state
   }
   /** There may be a row already: of a commit that nobody saw, or one that says that the instance has ended. */
-  const register = async (id: string, beat: number, tx: Db): Promise<Seen> =>
-    (await instances.register(id, instance, beat, tx)) ? 'live' : instances.beat(id, beat, tx)
+  const register = async (id: string, beat: number): Promise<Seen> =>
+    (await instances.register(id, instance, beat, db)) ? 'live' : instances.beat(id, beat, db)
 
   return {
     /** May the instance spend? A machine that was suspended stops the first clock, a person who sets the time moves the second. */
@@ -58,15 +57,15 @@ export function createHeartbeat(deps: {
       current = id
       untilMs = -Infinity
       untilWallMs = -Infinity
-      await lease(id, (tx) => register(id, beats, tx))
+      await lease(id, () => register(id, beats))
     },
     /** Shows that the current instance lives; writes its row again if it is missing. @returns what became of it. @throws DbError */
     send(): Promise<Seen> {
       const id = current
       const beat = ++beats
-      return lease(id, async (tx) => {
-        const state = await instances.beat(id, beat, tx)
-        return state === 'missing' ? register(id, beat, tx) : state
+      return lease(id, async () => {
+        const state = await instances.beat(id, beat, db)
+        return state === 'missing' ? register(id, beat) : state
       })
     },
   }

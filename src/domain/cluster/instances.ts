@@ -11,6 +11,9 @@ export type InstanceState = 'live' | 'draining' | 'gone' | 'reclaimed'
 /** States in which an instance may move money to itself. */
 export const WORKING_STATES: readonly InstanceState[] = ['live', 'draining']
 
+/** Others wait to be ended, too, ms. */
+const RECLAIM_DEADLINE_MS = 2_000
+
 /** What people see of a worker in the list of nodes. */
 export interface InstanceInfo {
   readonly node: string
@@ -106,17 +109,21 @@ export function createInstances({ db, clock }: { readonly db: Db; readonly clock
     },
     /** Ends an instance that has not been heard of since this beat. @returns false when it has, or has ended before */
     async reclaim({ id, beat }: { readonly id: string; readonly beat: number }): Promise<boolean> {
-      const ended = await db.changes(
-        db
-          .update(clusterInstances)
-          .set({ state: 'reclaimed' satisfies InstanceState })
-          .where(
-            and(
-              eq(clusterInstances.id, id),
-              eq(clusterInstances.beat, beat),
-              inArray(clusterInstances.state, [...WORKING_STATES]),
-            ),
+      const isSilent = and(
+        eq(clusterInstances.id, id),
+        eq(clusterInstances.beat, beat),
+        inArray(clusterInstances.state, [...WORKING_STATES]),
+      )
+      // A transaction for its deadline: an instance that froze inside one of its own keeps its row locked.
+      const ended = await db.transaction(
+        (tx) =>
+          tx.changes(
+            tx
+              .update(clusterInstances)
+              .set({ state: 'reclaimed' satisfies InstanceState })
+              .where(isSilent),
           ),
+        { deadlineMs: RECLAIM_DEADLINE_MS },
       )
       return ended > 0
     },

@@ -111,11 +111,12 @@ export function createTakeTurn(deps: {
     const lease = createLeaseRow(db, { name, holder, ttlMs })
     const { waitMs, failures } = await look(request)
     if (waitMs > 0) return { isRun: false, againMs: waitMs }
+    const sinceMs = performance.now()
     if ((await take(lease, request)) === undefined)
       return { isRun: false, againMs: Math.max(LEAST_LOOK_MS, (await look(request)).waitMs) }
 
     const begunAtMs = clock.monotonic()
-    const renewal = keepRenewed({ what: `the lease of the job ${name}`, ttlMs, renew: lease.renew })
+    const renewal = keepRenewed({ what: `the lease of the job ${name}`, ttlMs, sinceMs, renew: lease.renew })
     try {
       await work(AbortSignal.any([signal, renewal.signal]), { fence: lease.fence })
       // Work that ended quietly because it was told to has not been done.

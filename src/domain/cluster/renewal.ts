@@ -15,14 +15,16 @@ export interface Renewal {
 export function keepRenewed(options: {
   readonly what: string
   readonly ttlMs: number
+  /** Before it was asked for, on the monotonic clock: its time may run since then. */
+  readonly sinceMs: number
   readonly renew: () => Promise<boolean>
 }): Renewal {
-  const { what, ttlMs, renew } = options
+  const { what, ttlMs, sinceMs, renew } = options
   const lost = new AbortController()
   const lose = (): void => lost.abort(new Error(`${what} was lost`))
   // Not only looked at when an answer comes: in a black hole none does.
   const armedUntil = (fromMs: number) => setTimeout(lose, Math.max(0, ttlMs / 2 - (performance.now() - fromMs)))
-  let watchdog = armedUntil(performance.now())
+  let watchdog = armedUntil(sinceMs)
   const loop = createLoop({
     everyMs: ttlMs / 6,
     run: async () => {
