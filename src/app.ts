@@ -116,6 +116,8 @@ export interface App {
 /** How long a start waits for a database that is away or full before it gives up. */
 const DB_WAIT_MS = 120_000
 const DB_RETRY_MS = 1_000
+/** A heartbeat waits this long for its answer. */
+const BEAT_MS = 5_000
 /** Balancers and keep-alive clients look away in this time, before the listener closes. */
 const LOOK_AWAY_MS = 500
 /** Open connections on which nothing came for this long may be closed; a busy node waits no longer than the next. */
@@ -176,6 +178,8 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         },
         log,
         ...(only && { only }),
+        // A beat that is not answered comes again before the lease is over.
+        ...(isForBeats && { statementDeadlineMs: Math.min(BEAT_MS, Math.max(1_000, config.ledgerLeaseSec * 333)) }),
       }),
     )
     lifecycle.defer(name, () => db.close())

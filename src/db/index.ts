@@ -51,6 +51,8 @@ export interface OpenDbOptions {
   readonly log: Log
   /** how long to try again while the database is away or full; 0 */
   readonly waitMs?: number
+  /** how long one statement outside a transaction may take, ms; as the address says, else 30,000 */
+  readonly statementDeadlineMs?: number
   /** a log database: only the tables that belong there are synced */
   readonly only?: 'logs'
 }
@@ -96,7 +98,7 @@ async function openOnce(options: OpenDbOptions): Promise<Db> {
   const engine = openMysql({
     open: createWireOpener(wireOf(dsn)),
     pool: { maxIdle, maxOpen, maxLifetimeMs },
-    statementDeadlineMs: dsn.readTimeoutMs ?? STATEMENT_DEADLINE_MS,
+    statementDeadlineMs: options.statementDeadlineMs ?? dsn.readTimeoutMs ?? STATEMENT_DEADLINE_MS,
     slowMs,
     log: options.log,
   })

@@ -47,7 +47,7 @@ export interface Lease {
 }
 
 interface Waiter {
-  /** Rises with each attempt to connect: a failure counts only for those who waited before it began. */
+  /** Number of the last attempt to connect before this wait: the failure of an earlier one does not count here. */
   readonly since: number
   readonly give: (lease: Lease) => void
   readonly fail: (error: DbError) => void
@@ -144,7 +144,7 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
       if (isClosed) wire.close()
       else {
         all.add(wire)
-        hand(wire, false)
+        hand(wire, attempt)
       }
     } catch (error) {
       if (isTooMany(error)) becomeFull(asDbError(error))
@@ -167,10 +167,13 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
     toldFullAtMs = nowMs
     options.onFull?.(error)
   }
-  /** Gives a connection to who waits longest, or keeps it. */
-  const hand = (wire: Wire, isReused: boolean): void => {
+  /**
+   * Gives a connection to who waits longest, or keeps it.
+   * @param attempt by which it was just opened. One that was opened for somebody else before may have died since
+   */
+  const hand = (wire: Wire, attempt?: number): void => {
     const waiter = waiters.shift()
-    if (waiter) waiter.give({ wire, isReused })
+    if (waiter) waiter.give({ wire, isReused: attempt === undefined || attempt <= waiter.since })
     else if (idle.length >= options.maxIdle) drop(wire)
     else {
       idle.push(wire)
@@ -233,7 +236,7 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
     },
     release(wire) {
       if (isClosed || !wire.isOpen() || !all.has(wire) || isOld(wire) || all.size > limit()) return drop(wire)
-      hand(wire, true)
+      hand(wire)
     },
     renew() {
       for (const wire of [...idle]) drop(wire)

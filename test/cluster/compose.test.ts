@@ -51,7 +51,7 @@ interface ClusterSeen {
     readonly unflushed: number
     readonly workers: readonly { readonly dependencies: readonly { readonly name: string; readonly up: boolean }[] }[]
   }[]
-  readonly leases: readonly { readonly name: string }[]
+  readonly jobs: readonly { readonly name: string; readonly outcome: string }[]
   readonly differences: readonly unknown[]
 }
 
@@ -207,7 +207,7 @@ if (engine) {
         async () => {
           const seen = await admin.call<ClusterSeen>('GET', '/api/cluster/')
           const isCalm = seen.nodes.every(({ state, unflushed }) => state === 'live' && unflushed === 0)
-          throw new Error(JSON.stringify({ n: seen.nodes.map(({ name, state, unflushed }) => [name, state, unflushed]), leases: seen.leases, d: seen.differences, calm: isCalm }))
+          return isCalm && seen.jobs.length > 0 ? seen : undefined
         },
         { withinMs: 60_000, everyMs: 200 },
       )

@@ -6,7 +6,7 @@ import { expect, test } from 'bun:test'
 import { eq, gt, sql } from 'drizzle-orm'
 import type { MadeKey } from '../support/admin-client.ts'
 import { openCluster } from '../support/cluster.ts'
-import { SERVER_ENGINE } from '../support/engines.ts'
+import { SERVER_ENGINE, sqlServer } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 import type { RealNode } from '../support/node.ts'
 
@@ -18,6 +18,8 @@ const CALLS = 60
 const FIRST = 12
 const DOOMED = 40
 const LEASE_SEC = 3
+/** The server lets go of rows that a node locked in a transaction and froze: 600 s for a lease of 90, in proportion. */
+const WAIT_TIMEOUT_SEC = 10
 /** A lease of 90 s leaves nothing parked for longer than this: in proportion. */
 const BOUND_SEC = (300 * LEASE_SEC) / 90
 
@@ -46,6 +48,8 @@ const callUntilDecided = async (node: RealNode | undefined, key: MadeKey): Promi
 
 if (SERVER_ENGINE)
   test('a node frozen for longer than two leases costs nobody anything, and goes on as a new instance', async () => {
+    const server = await sqlServer()
+    await server.execute(`set global wait_timeout = ${WAIT_TIMEOUT_SEC}`)
     const cluster = await openCluster({
       slaves: 1,
       env: {
@@ -135,5 +139,6 @@ if (SERVER_ENGINE)
     } finally {
       if (isFrozen) await signalAll(slave!, 'SIGCONT')
       await cluster.remove()
+      await server.execute('set global wait_timeout = default')
     }
   }, 180_000)

@@ -9,7 +9,7 @@ import { openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 
-const LEASE_SEC = 3
+const LEASE_SEC = 2
 const HEARTBEAT_MS = (LEASE_SEC * 1000) / 3
 const UNITS_PER_DOLLAR = 500_000
 const MODEL = 'fixed'
@@ -99,7 +99,7 @@ if (SERVER_ENGINE)
       const parked = await testDb.db.select().from(quotaAllotments).where(gt(quotaAllotments.amount, 0))
       expect(parked.filter(({ instanceId }) => instanceId === ended?.id)).toEqual([])
       console.log(
-        `heartbeats each ${HEARTBEAT_MS} ms: a dead node was seen after ${Math.round(seenMs)} ms; ${left} calls bought with what it had left`,
+        `heartbeats each ${Math.round(HEARTBEAT_MS)} ms: a dead node was seen after ${Math.round(seenMs)} ms; ${left} calls bought with what it had left`,
       )
       dying.start()
       await dying.ready(60_000)

@@ -263,6 +263,35 @@ if (SERVER_ENGINE) {
     })
   }, 60_000)
 
+  test('a log database of its own is copied beside the main one, and neither takes the place of the other', async () => {
+    const main = await emptyPlace(engine)
+    const logs = await emptyPlace(engine)
+    const [mainBefore, logsBefore] = await Promise.all(
+      [main, logs].map((place, at) =>
+        within(place, async (db) => {
+          await fillLittle(db, `part ${at}`)
+          return photograph(db)
+        }),
+      ),
+    )
+    const folder = await temporary()
+    const [path, logPath] = [join(folder, 'copy.gz'), join(folder, 'copy.log.gz')]
+    await backUp({ main, path, log: { dsn: logs.dsn, path: logPath }, version: 'test', onTable })
+    const to = await emptyPlace(engine)
+    const logsTo = await emptyPlace(engine)
+    await expect(putBack(to, logPath)).rejects.toThrow('log database')
+    await putBack(to, path)
+    await restore({ target: logsTo, path: logPath, part: 'log', isForced: false, onTable })
+    expect(await within(to, photograph)).toEqual(mainBefore!)
+    expect(await within(logsTo, photograph)).toEqual(logsBefore!)
+    // Half a backup would look like a whole one.
+    await rm(path)
+    await expect(
+      backUp({ main, path, log: { dsn: `${logs.dsn}_absent`, path: `${logPath}2` }, version: 'test', onTable }),
+    ).rejects.toThrow()
+    expect(await readdir(folder)).toEqual(['copy.log.gz'])
+  }, 60_000)
+
   test('a database that a node is connected to is not restored into', async () => {
     const from = await emptyPlace(engine)
     const path = join(await temporary(), 'copy.sql')

@@ -26,20 +26,26 @@ export async function photograph(db: Db, like?: Photograph): Promise<Photograph>
   const q = isMysql ? '`' : '"'
   const { rows } = await raw.raw(
     isMysql
-      ? 'select table_name, column_name from information_schema.columns where table_schema = database() order by table_name, ordinal_position'
+      ? 'select table_name, column_name, data_type from information_schema.columns where table_schema = database() order by table_name, ordinal_position'
       : "select m.name, c.name from sqlite_master m, pragma_table_info(m.name) c where m.type = 'table' and m.name not like 'sqlite%' order by m.name, c.cid",
     [],
     'read',
   )
   const columns = new Map<string, string[]>()
-  for (const [table, column] of rows)
+  /** What is no text can only be shown as its bytes. */
+  const bytes = new Set<string>()
+  for (const [table, column, type] of rows) {
+    if (/binary|blob|^bit$/i.test(String(type ?? ''))) bytes.add(`${table}.${column}`)
     columns.set(String(table), [...(columns.get(String(table)) ?? []), String(column)])
+  }
   const found = new Map<string, Readonly<Record<string, string>>[]>()
   for (const table of like?.keys() ?? columns.keys()) {
     const [sample] = like?.get(table) ?? []
     const names = sample ? Object.keys(sample) : (columns.get(table) ?? [])
     // `quote` tells NULL, numbers, texts and (SQLite) bytes apart, and loses nothing.
-    const list = names.map((name) => `quote(${q}${name}${q})`).join(', ')
+    const list = names
+      .map((name) => (bytes.has(`${table}.${name}`) ? `hex(${q}${name}${q})` : `quote(${q}${name}${q})`))
+      .join(', ')
     const values = await raw.raw(`select ${list} from ${q}${table}${q} order by 1, 2`, [], 'read')
     found.set(
       table,

@@ -4,6 +4,7 @@
  */
 import { DbError } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
+import { eachOf } from '../../lib/each-of.ts'
 import { type Account, freeOf, isIdle } from './account.ts'
 import { type Allotments, CHUNK, type GiveBackItem } from './allotments.ts'
 import type { AccountKey } from './kinds.ts'
@@ -145,17 +146,4 @@ export function createIdlePass(deps: {
     })
     if (failure) throw failure.error
   }
-}
-
-/** Does `work` for each, one after the other, also when it fails for one. @throws the last failure */
-async function eachOf<T>(items: readonly T[], work: (item: T) => Promise<unknown>): Promise<void> {
-  let failure: { readonly error: unknown } | undefined
-  for (const item of items) {
-    try {
-      await work(item)
-    } catch (error) {
-      failure = { error }
-    }
-  }
-  if (failure) throw failure.error
 }

@@ -2,6 +2,7 @@
  * Ends instances that nobody has heard of for long, and returns what ended instances had to the balances. Work of one master
  * at a time; done by two at once, or cut off anywhere, it comes out the same.
  */
+import { eachOf } from '../../lib/each-of.ts'
 import type { Log } from '../../lib/log.ts'
 import type { Instances, Silent, Watch } from '../cluster/index.ts'
 import type { Allotments } from './allotments.ts'

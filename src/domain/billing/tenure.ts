@@ -5,6 +5,7 @@
  */
 import { type Db, DbError, readClusterId } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
+import { eachOf } from '../../lib/each-of.ts'
 import type { Log } from '../../lib/log.ts'
 import { createHeartbeat, type InstanceInfo, type Instances } from '../cluster/index.ts'
 import type { Allotments } from './allotments.ts'
@@ -96,17 +97,7 @@ export function createTenure(deps: {
     if (outbox !== own && outbox.tenures().length === 0) outboxes.release(outbox)
   }
 
-  const finishAll = async (): Promise<void> => {
-    let failure: { readonly error: unknown } | undefined
-    for (const outbox of outboxes.all()) {
-      try {
-        await finish(outbox)
-      } catch (error) {
-        failure = { error }
-      }
-    }
-    if (failure) throw failure.error
-  }
+  const finishAll = (): Promise<void> => eachOf(outboxes.all(), finish)
 
   /**
    * Removes charges that both databases have had for long, and more if they take too much room: of those that both were just

@@ -14,7 +14,7 @@ import { openTcpProxy } from '../../support/tcp-proxy.ts'
 import type { SpenderTask } from './spender.ts'
 import { createWorld } from './world.ts'
 
-const FREEZES = Number(process.env['FREEZES'] ?? (process.env['SOAK'] ? 150 : 10))
+const FREEZES = Number(process.env['FREEZES'] ?? (process.env['SOAK'] ? 150 : 6))
 const SEED = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e9))
 const LEASE_MS = 600
 const NODES = 3

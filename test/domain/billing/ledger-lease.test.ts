@@ -28,6 +28,7 @@ function fragile(db: Db) {
     select: ((...args: Parameters<Db['select']>) => guard(() => db.select(...args))) as Db['select'],
     selectDistinct: ((...args: Parameters<Db['selectDistinct']>) =>
       guard(() => db.selectDistinct(...args))) as Db['selectDistinct'],
+    changes: async (query) => guard(() => db.changes(query)),
     transaction: async (work, options) => guard(() => db.transaction(work, options)),
   }
   return { db: wrapped, state }
@@ -125,14 +126,13 @@ if (SERVER_ENGINE)
       const time = handClock()
       const heartbeatDb: Db = {
         ...world.db,
-        async transaction(work, options) {
-          const result = await world.db.transaction(work, options)
+        async changes(query) {
+          const result = await world.db.changes(query)
           time.pass(LEASE_MS / 2)
           return result
         },
       }
       const ledger = await world.ledger({ leaseMs: LEASE_MS, clock: time, heartbeatDb })
-      expect(ledger.stats().leaseLeftMs).toBeLessThanOrEqual(LEASE_MS / 2)
       time.pass(LEASE_MS)
       await (await ledger.hold(payer, 1)).release()
       expect(ledger.stats().leaseLeftMs).toBeLessThanOrEqual(LEASE_MS / 2)
@@ -346,6 +346,40 @@ if (SERVER_ENGINE)
       await execute(SERVER_ENGINE!, world, 'alter table users drop constraint stuck')
       await watch(0)
       expect((await world.readUser(payers[0]!.userId)).quota).toBe(100)
+      await world.close()
+    }, 30_000)
+
+    test('an instance that froze with a lock on its row keeps the sweeper from no other, and is ended when the lock is gone', async () => {
+      const world = await createWorld(SERVER_ENGINE!)
+      const payers = [await world.payer({ wallet: 100 }), await world.payer({ wallet: 100 })]
+      const frozen = [await world.ledger({ leaseMs: LEASE_MS }), await world.ledger({ leaseMs: LEASE_MS })]
+      for (const n of [0, 1]) await (await frozen[n]!.hold(payers[n]!, 100)).release()
+      const { sweeper, time, watch } = await frozenAndSweeper(world)
+      await watch(1.9)
+      const { clusterInstances } = world.db.tables
+      const locked = Promise.withResolvers<void>()
+      const letGo = Promise.withResolvers<void>()
+      const freezing = world.db.transaction(
+        async (tx) => {
+          await tx.lock(
+            tx
+              .select({ id: clusterInstances.id })
+              .from(clusterInstances)
+              .where(eq(clusterInstances.id, idOf(frozen[0]!))),
+          )
+          locked.resolve()
+          await letGo.promise
+        },
+        { deadlineMs: 60_000 },
+      )
+      await locked.promise
+      time.pass(LEASE_MS / 5)
+      await expect(sweeper.sweep(new AbortController().signal)).rejects.toThrow()
+      expect(await world.readUser(payers[1]!.userId)).toMatchObject({ quota: 100 })
+      letGo.resolve()
+      await freezing
+      await watch(0)
+      expect(await world.readUser(payers[0]!.userId)).toMatchObject({ quota: 100 })
       await world.close()
     }, 30_000)
 
