@@ -259,7 +259,8 @@ export function readingsOf({
   pool,
   dependencies,
   snapshotAgeMs,
-  kept, overload,
+  kept,
+  overload,
 }: Figures): readonly Reading[] {
   const charges = (figures: ReturnType<Figures['ledger']>) => ({
     main: figures.unflushedMain,
