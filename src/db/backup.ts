@@ -8,7 +8,7 @@ import { existsSync } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
 import { adoptFile, openBackup, refuseExisting } from './backup-file.ts'
 import { type Dsn, parseDsn, parseSqlitePath } from './dsn.ts'
-import { DbError } from './error.ts'
+import { DbError, messageOf } from './error.ts'
 import {
   beginSnapshot,
   countOthers,
@@ -200,7 +200,9 @@ export async function restore(request: RestoreRequest): Promise<void> {
       throw new Error(
         `the database is not empty (${there.length} tables): give an empty one, or --force to replace them`,
       )
-    await restoreTables(wire, backup, { isReplacing: request.isForced, onTable: request.onTable })
+    await restoreTables(wire, backup, { isReplacing: request.isForced, onTable: request.onTable }).catch((error) => {
+      throw new Error(`${messageOf(asDbError(error))}; the database is incomplete now: repeat it with --force`)
+    })
   } catch (error) {
     throw error instanceof Error && 'errno' in error ? asDbError(error) : error
   } finally {

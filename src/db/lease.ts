@@ -22,7 +22,8 @@ export interface LeaseRow {
   /** @returns false if it is not ours any more */
   renew(): Promise<boolean>
   /**
-   * In a transaction: nobody takes the lease over before it ends, so what it writes is written by the holder.
+   * In a transaction: nobody takes the lease over before it ends, so what it writes is written by the holder. Keep it
+   * short: a process that is frozen in it keeps the lease until the server ends its connection.
    * @throws DbError if somebody has taken it over
    */
   fence(tx: Db): Promise<void>
@@ -44,32 +45,31 @@ export function createLeaseRow(
   /** A holder of the same name that took it after us is another holder. */
   const isOurs = () => and(eq(leases.name, name), eq(leases.holder, holder), eq(leases.fencing, held ?? -1))
 
-  const takeOnce = (also: Parameters<LeaseRow['take']>[0]): Promise<number | undefined> =>
-    db.transaction(async (tx) => {
-      const nowMs = await tx.now()
-      const { where, set } = also?.(nowMs) ?? { where: undefined, set: {} }
-      const isFree = or(eq(leases.holder, ''), eq(leases.holder, holder), lte(leases.expiresAtMs, nowMs))
-      const taken = await tx.changes(
-        tx
-          .update(leases)
-          .set({ ...set, holder, fencing: sql`${leases.fencing} + 1`, expiresAtMs: nowMs + ttlMs })
-          .where(and(eq(leases.name, name), isFree, where)),
-      )
-      if (taken === 0) return undefined
-      const [row] = await tx.select({ fencing: leases.fencing }).from(leases).where(eq(leases.name, name))
-      return row?.fencing
-    })
+  /** Without a transaction: a process that is frozen in one would keep everybody from the row. */
+  const takeOnce = async (also: Parameters<LeaseRow['take']>[0]): Promise<number | 'absent' | undefined> => {
+    const [row] = await db.select({ fencing: leases.fencing }).from(leases).where(eq(leases.name, name))
+    if (!row) return 'absent'
+    const nowMs = await db.now()
+    const { where, set } = also?.(nowMs) ?? { where: undefined, set: {} }
+    const isFree = or(eq(leases.holder, ''), eq(leases.holder, holder), lte(leases.expiresAtMs, nowMs))
+    const fencing = row.fencing + 1
+    const taken = await db.changes(
+      db
+        .update(leases)
+        .set({ ...set, holder, fencing, expiresAtMs: nowMs + ttlMs })
+        .where(and(eq(leases.name, name), eq(leases.fencing, row.fencing), isFree, where)),
+    )
+    return taken > 0 ? fencing : undefined
+  }
 
   return {
     async take(also) {
-      const fencing = await takeOnce(also)
-      if (fencing !== undefined) {
-        held = fencing
-        return fencing
+      let taken = await takeOnce(also)
+      if (taken === 'absent') {
+        await db.insertIgnore(leases, { name })
+        taken = await takeOnce(also)
       }
-      // Only a lease that nobody ever took has no row.
-      if ((await db.insertIgnore(leases, { name })) === 0) return undefined
-      held = await takeOnce(also)
+      held = taken === 'absent' ? undefined : taken
       return held
     },
     async renew() {

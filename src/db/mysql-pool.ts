@@ -79,7 +79,9 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
   let retry: Timer | undefined
   let drained: (() => void) | undefined
   /** While the server is full: how many connections were kept, and since when. */
-  let full: { readonly kept: number; readonly sinceMs: number; readonly error: DbError } | undefined
+  let full: { readonly kept: number; readonly sinceMs: number } | undefined
+  /** Why the last attempt to connect is to be repeated. */
+  let refusal: DbError | undefined
   let toldFullAtMs = Number.NEGATIVE_INFINITY
 
   const isOld = (wire: Wire): boolean =>
@@ -144,13 +146,16 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
       if (isClosed) wire.close()
       else {
         all.add(wire)
+        refusal = undefined
         hand(wire, attempt)
       }
     } catch (error) {
-      if (isTooMany(error)) becomeFull(asDbError(error))
-      // Nothing was asked of that server yet: the address may lead to another one next time.
-      else if (isNotReady(error)) openLater()
-      else if (waiters[0] && waiters[0].since < attempt) waiters[0].fail(asDbError(error))
+      // Nothing was asked of a server that is not ready: the address may lead to another one next time.
+      if (isTooMany(error) || isNotReady(error)) {
+        refusal = asDbError(error)
+        if (isTooMany(error)) becomeFull(refusal)
+        openLater()
+      } else if (waiters[0] && waiters[0].since < attempt) waiters[0].fail(asDbError(error))
     } finally {
       opening--
       openMore()
@@ -159,10 +164,8 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
   }
   const becomeFull = (error: DbError): void => {
     const nowMs = performance.now()
-    if (!full || nowMs - full.sinceMs >= GROW_EVERY_MS)
-      full = { kept: Math.max(1, all.size >> 1), sinceMs: nowMs, error }
+    if (!full || nowMs - full.sinceMs >= GROW_EVERY_MS) full = { kept: Math.max(1, all.size >> 1), sinceMs: nowMs }
     while (all.size > full.kept && idle.length > 0) drop(idle[0] as Wire)
-    openLater()
     if (nowMs - toldFullAtMs < TELL_FULL_EVERY_MS) return
     toldFullAtMs = nowMs
     options.onFull?.(error)
@@ -201,7 +204,7 @@ export function createPool(open: OpenWire, options: PoolOptions): Pool {
       const late = (): DbError =>
         new DbError(
           'unavailable',
-          `no connection to the database became free in time${full ? `: ${full.error.message}` : ''}`,
+          `no connection to the database became free in time${refusal ? `: ${refusal.message}` : ''}`,
         )
       const timer = setTimeout(() => waiter.fail(late()), Math.max(0, deadlineAt - performance.now()))
       waiters.push(waiter)

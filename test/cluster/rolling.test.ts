@@ -197,6 +197,36 @@ if (SERVER_ENGINE) {
       })
     }, 120_000)
 
+    test('a client that leaves is let go at the upstream too, through nginx and its node, and pays once', async () => {
+      const leave = new AbortController()
+      const reply = await fetch(`${nginx.url}/v1/chat/completions`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${key.key}`, 'content-type': 'application/json' },
+        body: JSON.stringify({ model: SLOW_MODEL, stream: true, messages: [{ role: 'user', content: 'hello' }] }),
+        signal: leave.signal,
+      })
+      await reply.body?.getReader().read()
+      const leftAtMs = Date.now()
+      leave.abort()
+      const requestId = reply.headers.get('x-oneapi-request-id') ?? ''
+      const line = await eventually(
+        'the upstream has ended it',
+        () => cluster.upstream.ledger().find((each) => each.requestId === requestId),
+        { withinMs: 30_000 },
+      )
+      expect(line.end).toBe('aborted')
+      const rows = await eventually(
+        'it is charged',
+        async () => {
+          const found = await cluster.admin.logs(`request_id=${encodeURIComponent(requestId)}`)
+          return found.length > 0 ? found : undefined
+        },
+        { withinMs: 30_000 },
+      )
+      expect(rows).toMatchObject([{ type: 2, other: { stream_status: { end_reason: 'client_gone' } } }])
+      console.log(`the upstream was let go ${line.atMs - leftAtMs} ms after the client had left`)
+    }, 120_000)
+
     test('a killed node takes only calls that were in it with it, and none is made twice', async () => {
       const { nodes, upstream } = cluster
       const before = upstream.ledger().length

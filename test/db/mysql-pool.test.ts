@@ -109,6 +109,7 @@ test('a connection that was silent for long and does not answer is not handed ou
   expect(second.wire).not.toBe(first.wire)
   expect(second.isReused).toBe(false)
   expect(first.wire.isOpen()).toBe(false)
+  pool.release(second.wire)
   await pool.close()
 }, 20_000)
 
@@ -119,7 +120,9 @@ test('a server that is not ready is not waited on: the next try may meet another
   const waiting = pool.acquire(later(10_000))
   await eventually('it has been refused', () => server.opened() >= 2)
   server.refuse(undefined)
-  expect((await waiting).wire.isOpen()).toBe(true)
+  const { wire } = await waiting
+  expect(wire.isOpen()).toBe(true)
+  pool.release(wire)
   await pool.close()
 }, 20_000)
 

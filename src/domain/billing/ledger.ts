@@ -142,8 +142,8 @@ export function createLedger(options: LedgerOptions): Ledger {
     },
   })
   /**
-   * Charges leave the outboxes only when the databases would still have them after a power cut. Once a second, and not
-   * with each flush: it may wait for the disk.
+   * What the databases have is written down in the outboxes, and there charges begin to leave, only when the databases would
+   * still have it after a power cut. Once a second, and not with each flush: it may wait for the disk.
    */
   const settle = async (): Promise<boolean> => {
     const marked = outboxes.all().map((outbox) => ({ outbox, tenures: outbox.tenures() }))

@@ -248,9 +248,10 @@ export function createTenure(deps: {
     async misfit(instanceId: string): Promise<void> {
       if (own && instanceId === id) await renew(own, instanceId, 'the database does not fit the outbox')
     },
-    /** Shows that this instance lives, if it is time, half a look more or less. To be called each L/9. */
+    /** Shows that this instance lives, if it is time, half a look more or less, or its lease is over. To be called each L/9. */
     async beat(): Promise<void> {
-      if (clock.monotonic() - beatAtMs >= leaseMs / 3 - leaseMs / 18) await beatOnce()
+      const isDue = clock.monotonic() - beatAtMs >= leaseMs / 3 - leaseMs / 18
+      if (isDue || !heartbeat.isLeased()) await beatOnce()
     },
     setDraining: (): Promise<void> => instances.setState([id], 'draining'),
     /** Returns all rows of this instance and ends it. Everything must be flushed, nothing held. */

@@ -3,7 +3,7 @@
  * nodes that call themselves alike the second is shown as `name#2`, so neither hides the other. Who is there is judged by
  * the database's time.
  */
-import { and, asc, eq, inArray } from 'drizzle-orm'
+import { and, asc, eq, inArray, like } from 'drizzle-orm'
 import { type Db, DbError } from '../../db/index.ts'
 import type { NodeLoad } from './node-status.ts'
 
@@ -151,18 +151,16 @@ export function createNodeRegistry(deps: {
       }
     }
   }
-  /** @returns false if another node has the name now, or nobody */
-  const renew = (held: string, text: string): Promise<boolean> =>
-    db.transaction(async (tx) => {
-      const nowSec = Math.floor((await tx.now()) / 1000)
-      const [row] = await tx.lock(tx.select().from(nodes).where(eq(nodes.nodeName, held)))
-      if (!row || idOf(row) !== nodeId) return false
-      await tx
-        .update(nodes)
-        .set({ info: text, startedAt: startedAtSec, lastSeenAt: nowSec, updatedAt: nowSec })
-        .where(eq(nodes.nodeName, held))
-      return true
-    })
+  /**
+   * One statement: a node that is frozen in a transaction would keep another of its name from showing itself.
+   * @returns false if another node has the name now, or nobody
+   */
+  const renew = async (held: string, text: string): Promise<boolean> => {
+    const nowSec = Math.floor((await db.now()) / 1000)
+    const seen = { info: text, startedAt: startedAtSec, lastSeenAt: nowSec, updatedAt: nowSec }
+    const isOurs = and(eq(nodes.nodeName, held), like(nodes.info, `%"id":"${nodeId}"%`))
+    return (await db.changes(db.update(nodes).set(seen).where(isOurs))) > 0
+  }
   const textOf = (info: NodeInfo, isStopped = false): string =>
     JSON.stringify({ ...info, node: { ...info.node, id: nodeId }, ...(isStopped && { stopped: true }) })
   let lastInfo: NodeInfo | undefined

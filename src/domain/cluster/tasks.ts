@@ -3,7 +3,7 @@
  * lock row that is judged by the database's time. Owns the states `pending` → `running` → `succeeded` or `failed`. A task
  * whose worker died has failed; whoever wants it asks again. Every write of a worker is refused once its lock is gone.
  */
-import { and, asc, desc, eq, inArray, isNull, lt } from 'drizzle-orm'
+import { and, asc, desc, eq, exists, gt, inArray, isNull, lt, lte, not, or } from 'drizzle-orm'
 import { type Db, DbError } from '../../db/index.ts'
 import type { State } from '../../state/index.ts'
 
@@ -61,61 +61,70 @@ export function createSystemTasks(deps: {
     const rows = await db.select().from(tasks).where(eq(tasks.taskId, taskId))
     return rows.map(viewOf).find((task) => task.taskId === taskId)
   }
-  const lockOf = async (tx: Db, type: string) => {
-    const [lock] = await tx.lock(tx.select().from(locks).where(eq(locks.type, type)))
-    return lock
-  }
   /** Whole seconds are the table's: a lock may last up to one longer. */
   const untilSec = (nowMs: number): number => Math.ceil((nowMs + ttlMs) / 1000)
+  const nowInSec = async (): Promise<number> => Math.floor((await db.now()) / 1000)
 
-  /** Writes as the worker of a task. @returns false, and nothing is written, once the task is not ours any more */
-  const write = (claim: Claim, change: (tx: Db, nowMs: number) => Promise<unknown>): Promise<boolean> =>
-    db.transaction(async (tx) => {
-      const lock = await lockOf(tx, claim.type)
-      if (lock?.taskId !== claim.taskId || lock.lockedBy !== worker) return false
-      await change(tx, await tx.now())
-      return true
-    })
+  // Each change of hands is one statement with its condition, never a transaction of several: a worker that is frozen in
+  // one would keep the rows locked against everybody who might take over.
 
-  const tryClaim = (taskId: string, type: string): Promise<boolean> =>
-    db.transaction(async (tx) => {
-      const nowMs = await tx.now()
-      const nowSec = Math.floor(nowMs / 1000)
-      const lock = await lockOf(tx, type)
-      if (!lock || (lock.lockedUntil ?? 0) > nowSec) return false
-      const taken = await tx.changes(
-        tx
+  /**
+   * Writes as the worker of a task. The task's own row is the fence: it is `running` under our name until we or others end it.
+   * @returns false, and nothing is written, once the task is not ours any more
+   */
+  const write = async (claim: Claim, set: Partial<typeof tasks.$inferInsert>): Promise<boolean> => {
+    const updatedAt = await nowInSec()
+    const isOurs = and(eq(tasks.taskId, claim.taskId), eq(tasks.status, 'running'), eq(tasks.lockedBy, worker))
+    return (
+      (await db.changes(
+        db
           .update(tasks)
-          .set({ status: 'running', lockedBy: worker, updatedAt: nowSec })
-          .where(and(eq(tasks.taskId, taskId), eq(tasks.status, 'pending'))),
-      )
-      if (taken === 0) return false
-      const held = { taskId, lockedBy: worker, lockedUntil: untilSec(nowMs), updatedAt: nowSec }
-      await tx.update(locks).set(held).where(eq(locks.type, type))
-      return true
-    })
+          .set({ ...set, updatedAt })
+          .where(isOurs),
+      )) > 0
+    )
+  }
+  const isOurLock = (claim: Pick<Claim, 'type' | 'taskId'>) =>
+    and(eq(locks.type, claim.type), eq(locks.taskId, claim.taskId), eq(locks.lockedBy, worker))
 
-  const failIfExpired = (taskId: string, type: string): Promise<boolean> =>
-    db.transaction(async (tx) => {
-      const nowSec = Math.floor((await tx.now()) / 1000)
-      const lock = await lockOf(tx, type)
-      const isHeld = lock?.taskId === taskId && (lock.lockedUntil ?? 0) > nowSec
-      if (isHeld) return false
-      const failed = await tx.changes(
-        tx
-          .update(tasks)
-          .set({ status: 'failed', error: EXPIRED, activeKey: null, updatedAt: nowSec })
-          .where(and(eq(tasks.taskId, taskId), eq(tasks.status, 'running'))),
-      )
-      if (lock?.taskId === taskId) await tx.delete(locks).where(eq(locks.type, type))
-      return failed > 0
-    })
+  const tryClaim = async (claim: Pick<Claim, 'type' | 'taskId'>): Promise<boolean> => {
+    const { type, taskId } = claim
+    const nowMs = await db.now()
+    const nowSec = Math.floor(nowMs / 1000)
+    const held = { taskId, lockedBy: worker, lockedUntil: untilSec(nowMs), updatedAt: nowSec }
+    const isFree = and(eq(locks.type, type), or(isNull(locks.lockedUntil), lte(locks.lockedUntil, nowSec)))
+    if ((await db.changes(db.update(locks).set(held).where(isFree))) === 0) return false
+    const isPending = and(eq(tasks.taskId, taskId), eq(tasks.status, 'pending'))
+    const begun = { status: 'running', lockedBy: worker, updatedAt: nowSec }
+    if ((await db.changes(db.update(tasks).set(begun).where(isPending))) > 0) return true
+    await db.update(locks).set({ lockedUntil: 0 }).where(isOurLock(claim))
+    return false
+  }
+
+  const failIfExpired = async (taskId: string, type: string): Promise<boolean> => {
+    const nowSec = await nowInSec()
+    const isHeld = exists(
+      db
+        .select({ type: locks.type })
+        .from(locks)
+        .where(and(eq(locks.type, type), eq(locks.taskId, taskId), gt(locks.lockedUntil, nowSec))),
+    )
+    const failed = await db.changes(
+      db
+        .update(tasks)
+        .set({ status: 'failed', error: EXPIRED, activeKey: null, updatedAt: nowSec })
+        .where(and(eq(tasks.taskId, taskId), eq(tasks.status, 'running'), not(isHeld))),
+    )
+    if (failed > 0)
+      await db.delete(locks).where(and(eq(locks.type, type), eq(locks.taskId, taskId), lte(locks.lockedUntil, nowSec)))
+    return failed > 0
+  }
 
   return {
     find,
     /** @returns undefined if a task of the type is live */
     async request(type: string, payload: unknown): Promise<SystemTask | undefined> {
-      const nowSec = Math.floor((await db.now()) / 1000)
+      const nowSec = await nowInSec()
       const taskId = `systask_${crypto.randomUUID().replaceAll('-', '')}`
       const row = {
         taskId,
@@ -166,51 +175,38 @@ export function createSystemTasks(deps: {
         .orderBy(asc(tasks.id))
         .limit(types.length)
       for (const task of pending.map(viewOf)) {
-        const { taskId, type } = task
+        const { type } = task
         await db.insertIgnore(locks, { type, taskId: '', lockedBy: '', lockedUntil: 0, updatedAt: 0 })
-        if (await tryClaim(taskId, type)) return task
+        if (await tryClaim(task)) return task
       }
       return undefined
     },
     /** @returns false if the task is not ours any more */
-    renew: (claim: Claim): Promise<boolean> =>
-      write(claim, (tx, nowMs) =>
-        tx
-          .update(locks)
-          .set({ lockedUntil: untilSec(nowMs), updatedAt: Math.floor(nowMs / 1000) })
-          .where(eq(locks.type, claim.type)),
-      ),
+    async renew(claim: Claim): Promise<boolean> {
+      const nowMs = await db.now()
+      const until = { lockedUntil: untilSec(nowMs), updatedAt: Math.floor(nowMs / 1000) }
+      return (await db.changes(db.update(locks).set(until).where(isOurLock(claim)))) > 0
+    },
     /** Notes how far it is. @returns as `renew` */
-    note: (claim: Claim, state: unknown): Promise<boolean> =>
-      write(claim, (tx, nowMs) =>
-        tx
-          .update(tasks)
-          .set({ state: JSON.stringify(state), updatedAt: Math.floor(nowMs / 1000) })
-          .where(eq(tasks.taskId, claim.taskId)),
-      ),
+    note: (claim: Claim, state: unknown): Promise<boolean> => write(claim, { state: JSON.stringify(state) }),
     /** @param state as `note` has it; undefined leaves what is there. @returns as `renew` */
-    end: (claim: Claim, state: unknown, end: TaskEnd): Promise<boolean> =>
-      write(claim, async (tx, nowMs) => {
-        await tx
-          .update(tasks)
-          .set({
-            status: end.status,
-            ...(end.status !== 'pending' && { activeKey: null }),
-            ...(end.status === 'succeeded' && { result: JSON.stringify(end.result ?? null) }),
-            ...(end.status === 'failed' && { error: end.error.slice(0, ERROR_CHARS) }),
-            ...(state !== undefined && { state: JSON.stringify(state) }),
-            updatedAt: Math.floor(nowMs / 1000),
-          })
-          .where(eq(tasks.taskId, claim.taskId))
-        await tx.delete(locks).where(eq(locks.type, claim.type))
-      }).then(async (isDone) => {
-        if (isDone && end.status === 'pending') await bus.publish(TOPIC, claim.type)
-        return isDone
-      }),
+    async end(claim: Claim, state: unknown, end: TaskEnd): Promise<boolean> {
+      const isDone = await write(claim, {
+        status: end.status,
+        ...(end.status !== 'pending' && { activeKey: null }),
+        ...(end.status === 'succeeded' && { result: JSON.stringify(end.result ?? null) }),
+        ...(end.status === 'failed' && { error: end.error.slice(0, ERROR_CHARS) }),
+        ...(state !== undefined && { state: JSON.stringify(state) }),
+      })
+      // A lock that stays for want of the database runs out by itself.
+      await db.changes(db.delete(locks).where(isOurLock(claim))).catch(() => 0)
+      if (isDone && end.status === 'pending') await bus.publish(TOPIC, claim.type)
+      return isDone
+    },
 
     /** Fails the tasks whose workers have not renewed their locks, whoever they were. @returns how many */
     async failExpired(): Promise<number> {
-      const nowSec = Math.floor((await db.now()) / 1000)
+      const nowSec = await nowInSec()
       const running = await db
         .select({ taskId: tasks.taskId, type: tasks.type, lockedTask: locks.taskId, lockedUntil: locks.lockedUntil })
         .from(tasks)
@@ -225,7 +221,7 @@ export function createSystemTasks(deps: {
     },
     /** Removes ended tasks of long ago, and more than anybody reads. @returns how many */
     async prune(signal: AbortSignal): Promise<number> {
-      const nowSec = Math.floor((await db.now()) / 1000)
+      const nowSec = await nowInSec()
       const [oldestKept] = await db
         .select({ id: tasks.id })
         .from(tasks)
