@@ -412,17 +412,14 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     const jobs = createJobRunner({
       jobs: [
         cleanSessionsJob(accounts.sessions),
-        ...(node.workerIndex === 0
-          ? [
-              watchClusterJob({
-                view: () => readClusterView(db, []),
-                nodeName: config.nodeName,
-                unflushed: () => ledger.stats().unflushedMain + ledger.stats().unflushedLog,
-                raise: alert,
-                everyMs: (config.ledgerLeaseSec * 1000) / 9,
-              }),
-            ]
-          : []),
+        watchClusterJob({
+          view: node.workerIndex === 0 ? () => readClusterView(db, []) : undefined,
+          nodeName: config.nodeName,
+          oldestChargeMs: () => ledger.stats().oldestChargeMs,
+          patienceMs: (config.ledgerLeaseSec + (config.isBatchUpdate ? config.batchUpdateIntervalSec : 0)) * 1000,
+          raise: alert,
+          everyMs: (config.ledgerLeaseSec * 1000) / 9,
+        }),
         ...(config.isSingleNode ? [] : [sweepLedgerJob(ledger.sweep, config.ledgerLeaseSec * 1000)]),
         cleanClusterJob([
           (signal) => pruneInstances(db, signal),

@@ -6,10 +6,13 @@ import type { ClusterView } from '../domain/cluster/index.ts'
 import type { Job } from './job.ts'
 
 export interface ClusterWatch {
-  readonly view: () => Promise<Pick<ClusterView, 'nodes' | 'nowMs'>>
+  /** Absent: another worker of the node looks at the cluster. */
+  readonly view?: (() => Promise<Pick<ClusterView, 'nodes' | 'nowMs'>>) | undefined
   readonly nodeName: string
-  /** Charges on the disk of this worker that a database does not have yet. */
-  readonly unflushed: () => number
+  /** How long the oldest charge on the disk of this worker has waited for a database, ms; 0: none waits. */
+  readonly oldestChargeMs: () => number
+  /** Longer than this none should wait, ms. */
+  readonly patienceMs: number
   readonly raise: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
   readonly everyMs?: number
 }
@@ -17,31 +20,26 @@ export interface ClusterWatch {
 const EVERY_MS = 10_000
 /** A rolling update leaves the cluster without a master for less than these looks. */
 const LOOKS = 3
-/** An outbox is emptied every few seconds; one that is not has at least this much in it. */
-const MANY_CHARGES = 100
 /** A node that was lost longer ago is no news. */
 const NEWS_MS = 600_000
 
-export function watchClusterJob({ view, nodeName, unflushed, raise, everyMs = EVERY_MS }: ClusterWatch): Job {
+export function watchClusterJob(deps: ClusterWatch): Job {
+  const { view, nodeName, oldestChargeMs, patienceMs, raise, everyMs = EVERY_MS } = deps
   let looksWithoutMaster = 0
-  let looksGrown = 0
-  let before = 0
   return {
     name: 'watch-cluster',
     everyMs,
     on: 'every-node',
     timeoutMs: 30_000,
     async run() {
-      const now = unflushed()
-      looksGrown = now >= MANY_CHARGES && now >= before ? looksGrown + 1 : 0
-      before = now
-      if (looksGrown >= LOOKS)
+      const waitedMs = oldestChargeMs()
+      if (waitedMs > patienceMs)
         raise({
           kind: 'outbox-growing',
           key: nodeName,
-          text: `${now} charges wait on the disk of ${nodeName} and are not taken by the database.`,
+          text: `Charges have waited on the disk of ${nodeName} for ${Math.round(waitedMs / 1000)} s: a database does not take them.`,
         })
-
+      if (!view) return
       const { nodes, nowMs } = await view()
       for (const node of nodes) {
         const toldAtMs = Math.max(...node.workers.map((worker) => worker.toldAtMs))

@@ -64,8 +64,8 @@ export function createDependencies(deps: {
     } catch (error) {
       const text = error instanceof Error ? error.message : String(error)
       states.set(dependency, { isUp: false, latencyMs: before?.latencyMs, error: text })
-      if (before?.isUp === false) return
-      log.warn('a dependency is away', { dependency: name, error: text })
+      // Also while it stays away: what is told again, and when, is the alerts' business.
+      if (before?.isUp !== false) log.warn('a dependency is away', { dependency: name, error: text })
       alert?.({ kind: 'dependency-down', key: name, text: `the ${name} is away: ${text}` })
     }
   }

@@ -76,10 +76,14 @@ export function createAlerts(deps: {
     const windowMs = Math.max(1, options.get('alert_setting.repeat_minutes')) * 60_000
     const name = `${CLAIM_PREFIX}${alert.kind}:${alert.key}`.slice(0, MAX_NAME)
     const now = clock.monotonic()
-    if ((quietUntil.get(name) ?? 0) > now) return
+    const receivers = mailReceivers()
+    const isHeard = options.get('alert_setting.webhook_url') !== '' || receivers.length > 0
+    // What was only logged is told once there is somebody to tell.
+    const heardName = isHeard ? name : `${name} (logged)`
+    if ((quietUntil.get(heardName) ?? 0) > now) return
     for (const [other, untilMs] of quietUntil) if (untilMs <= now) quietUntil.delete(other)
-    quietUntil.set(name, now + windowMs)
-    if (!(await claim(name, windowMs))) return
+    quietUntil.set(heardName, now + windowMs)
+    if (isHeard && !(await claim(name, windowMs))) return
     log.warn('alert', { kind: alert.kind, key: alert.key, text: alert.text })
     await Promise.all([attempt('webhook', alert, webhook), attempt('mail', alert, mail)])
   }
@@ -117,13 +121,15 @@ export function createAlerts(deps: {
     if (!reply.ok) throw new Error(`the webhook answered ${reply.status}`)
   }
 
+  const mailReceivers = (): readonly string[] => {
+    if (!mailer.isSet()) return []
+    const addresses = options.get('alert_setting.email').split(',')
+    return addresses.map((address) => address.trim()).filter((address) => address !== '')
+  }
+
   const mail = async (alert: Alert): Promise<void> => {
-    const to = options
-      .get('alert_setting.email')
-      .split(',')
-      .map((address) => address.trim())
-      .filter((address) => address !== '')
-    if (to.length === 0 || !mailer.isSet()) return
+    const to = mailReceivers()
+    if (to.length === 0) return
     await mailer.send({
       to,
       subject: `[${options.get('SystemName')}] ${alert.kind}: ${alert.key}`,
