@@ -25,19 +25,18 @@ export const testChannelsTask = (test: TestChannels): Task => ({
 })
 
 /**
- * @param env `CHANNEL_TEST_FREQUENCY` in minutes, which turns the tests on; `CHANNEL_TEST_ENABLED`, which has the final say
+ * @param config `CHANNEL_TEST_FREQUENCY` in minutes, which turns the tests on; `CHANNEL_TEST_ENABLED`, which has the final say
  * @returns milliseconds between tests of all channels; 0: none
  */
 export function testPeriodMs(
-  env: { readonly channelTestMinutes: number; readonly channelTestWanted: string },
+  config: { readonly channelTestMinutes: number; readonly channelTestWanted: string },
   options: Pick<Options, 'get'>,
 ): number {
-  const { channelTestMinutes, channelTestWanted } = env
   const isOn =
-    channelTestWanted === ''
-      ? channelTestMinutes > 0 || options.get('monitor_setting.auto_test_channel_enabled')
-      : channelTestWanted === 'true' || channelTestWanted === '1'
-  return isOn ? (channelTestMinutes || options.get('monitor_setting.auto_test_channel_minutes')) * 60_000 : 0
+    config.channelTestWanted === ''
+      ? config.channelTestMinutes > 0 || options.get('monitor_setting.auto_test_channel_enabled')
+      : config.channelTestWanted === 'true' || config.channelTestWanted === '1'
+  return isOn ? (config.channelTestMinutes || options.get('monitor_setting.auto_test_channel_minutes')) * 60_000 : 0
 }
 
 /** Read from the database: of a run of ours that was given back. */
