@@ -34,7 +34,11 @@ test('on an empty folder it becomes ready, answers the probes in the expected sh
   try {
     const port = await serving(node)
     expect(await (await fetch(`http://localhost:${port}/healthz`)).text()).toBe('ok\n')
-    expect(await (await fetch(`http://localhost:${port}/readyz`)).json()).toEqual({ ready: true, missing: [] })
+    expect(await (await fetch(`http://localhost:${port}/readyz`)).json()).toEqual({
+      ready: true,
+      missing: [],
+      dependencies: ['database', 'journal', 'schema'].map((name) => ({ name, up: true })),
+    })
     const status = await (await fetch(`http://localhost:${port}/api/status`)).text()
     expect(status).toStartWith('{"success":true,"message":"","data":{')
     expect(JSON.parse(status).data).toMatchObject({ version: packageJson.version, setup: false })

@@ -9,6 +9,13 @@ import { createMemoryState } from '../../../src/state/index.ts'
 import { ENGINES } from '../../support/engines.ts'
 
 const DAY_MS = 86_400_000
+const OPTIONS = new Map<string, string | number>([
+  ['alert_setting.repeat_minutes', 60],
+  ['alert_setting.webhook_url', 'http://hook.test/'],
+  ['alert_setting.webhook_secret', ''],
+  ['alert_setting.email', ''],
+])
+const hears = Object.assign(async () => new Response('heard'), { preconnect: () => {} })
 
 for (const engine of ENGINES)
   test(`what was told more than a day ago is forgotten; leases of jobs stay (${engine.name})`, async () => {
@@ -19,10 +26,10 @@ for (const engine of ENGINES)
       const alerts = createAlerts({
         db,
         state: createMemoryState({ clock: systemClock, log: silentLog }),
-        options: { get: (key) => ((key as string) === 'alert_setting.repeat_minutes' ? 60 : '') as never },
+        options: { get: (key) => OPTIONS.get(key) as never },
         mailer: { isSet: () => false, send: async () => {} },
         node: 'n',
-        fetch,
+        fetch: hears,
         log: silentLog,
         clock: systemClock,
       })
