@@ -13,7 +13,7 @@ const RULES: readonly Rule[] = [
   [/^\/api\/(pricing|ratio_config|\*)$/, PUBLIC],
   // These ask for an API key instead.
   [/^\/api\/(log\/token|usage\/token)$/, PUBLIC],
-  [/^\/api\/(option|config|alert|cluster|system-info|system-task)(\/|$)/, ROLE.root],
+  [/^\/api\/(option|config|alert|cluster|performance|system-info|system-task)(\/|$)/, ROLE.root],
   [/^\/api\/(log|data|user)(\/\w+)?\/self(\/|$)/, ROLE.user],
   [/^\/api\/(channel|redemption|group|log|data)(\/|$)/, ROLE.admin],
   [/^\/api\/status\/test$/, ROLE.admin],

@@ -1,7 +1,7 @@
 /** Figures for Prometheus. They are told to this machine, to addresses that the operator names, and to who has the token. */
 import { createHash, timingSafeEqual } from 'node:crypto'
 import { Elysia } from 'elysia'
-import type { CidrSet } from '../lib/ip.ts'
+import { type CidrSet, normaliseIp } from '../lib/ip.ts'
 import type { PeerSource } from './http.ts'
 
 /** Who puts one of these on has passed a request on: the machine that we see did not ask by itself. */
@@ -25,8 +25,12 @@ export const metricsRoutes = (deps: {
     '/metrics',
     async ({ request, server }) => {
       const ip = deps.clientIp(request, server)
-      const isLocal = deps.loopback.has(ip) && !FORWARDED.some((name) => request.headers.has(name))
-      if (!isLocal && !deps.allowed.has(ip) && !isToken(request))
+      const isForwarded = FORWARDED.some((name) => request.headers.has(name))
+      const isLocal = deps.loopback.has(ip) && !isForwarded
+      // Through a proxy that is not trusted, its own address is all that is known: anybody may be behind it.
+      const isHidden = isForwarded && ip === normaliseIp(server?.requestIP(request)?.address ?? '')
+      const isAllowed = deps.allowed.has(ip) && !isHidden
+      if (!isLocal && !isAllowed && !isToken(request))
         return new Response('Ask from this machine, from an address in METRICS_ALLOW, or with METRICS_TOKEN.\n', {
           status: 403,
         })

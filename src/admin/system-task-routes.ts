@@ -26,7 +26,7 @@ const MOST_LIMIT = 100
 const WAIT_MS = 30_000
 const LOOK_MS = 200
 
-export const LOG_CLEAN_UP = 'log_cleanup'
+const LOG_CLEAN_UP = 'log_cleanup'
 
 export interface SystemTaskDeps {
   readonly tasks: Pick<SystemTasks, 'request' | 'list' | 'current' | 'find'>
@@ -37,7 +37,7 @@ export interface SystemTaskDeps {
 }
 
 /** @throws GatewayError 409 while one of the type is live */
-export async function requestTask(
+async function requestTask(
   tasks: Pick<SystemTasks, 'request' | 'current'>,
   type: string,
   payload: unknown,

@@ -6,7 +6,7 @@
 
 import { once } from 'node:events'
 import { createReadStream, createWriteStream, type ReadStream, WriteStream } from 'node:fs'
-import { open, rename, rm, stat } from 'node:fs/promises'
+import { open, rename, rm, stat, writeFile } from 'node:fs/promises'
 import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { createGunzip, createGzip } from 'node:zlib'
@@ -43,6 +43,9 @@ const isCompressed = (path: string): boolean => path.endsWith('.gz')
 export async function refuseExisting(path: string): Promise<void> {
   if (await stat(path).catch(() => undefined)) throw new Error(`${path} is there already: give another name`)
 }
+
+/** An empty file that others may not read, for SQLite to fill: one that it creates itself has the mode of any file. */
+export const createPrivateFile = (path: string): Promise<void> => writeFile(path, '', { flag: 'wx', mode: MODE })
 
 export interface BackupWriter {
   line(text: string): Promise<void>

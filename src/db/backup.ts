@@ -6,7 +6,7 @@
 import { Database } from 'bun:sqlite'
 import { existsSync } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
-import { adoptFile, openBackup, refuseExisting } from './backup-file.ts'
+import { adoptFile, createPrivateFile, openBackup, refuseExisting } from './backup-file.ts'
 import { type Dsn, parseDsn, parseSqlitePath } from './dsn.ts'
 import { DbError, messageOf } from './error.ts'
 import {
@@ -124,20 +124,25 @@ async function backUpSqlite({ main, path, onTable }: BackupRequest): Promise<Bac
   const source = parseSqlitePath(main.sqlitePath).path
   if (!existsSync(source)) throw new DbError('other', `there is no database ${source}`)
   const copy = `${path}.copy`
-  for (let attempt = 1; ; attempt++) {
-    await rm(copy, { force: true })
-    const database = new Database(source, { readonly: true })
-    try {
-      database.run('pragma busy_timeout = 10000')
-      database.run('vacuum into ?', [copy])
-    } finally {
-      database.close()
+  try {
+    for (let attempt = 1; ; attempt++) {
+      await rm(copy, { force: true })
+      await createPrivateFile(copy)
+      const database = new Database(source, { readonly: true })
+      try {
+        database.run('pragma busy_timeout = 10000')
+        database.run('vacuum into ?', [copy])
+      } finally {
+        database.close()
+      }
+      const { uneven, tables } = lookAt(copy)
+      if (uneven > 0 && attempt < SQLITE_TRIES) continue
+      for (const [table, rows] of tables) onTable(table, rows)
+      await adoptFile(copy, path)
+      return { uneven }
     }
-    const { uneven, tables } = lookAt(copy)
-    if (uneven > 0 && attempt < SQLITE_TRIES) continue
-    for (const [table, rows] of tables) onTable(table, rows)
-    await adoptFile(copy, path)
-    return { uneven }
+  } finally {
+    await rm(copy, { force: true })
   }
 }
 

@@ -144,8 +144,10 @@ export const thresholdMs = (options: Pick<Options, 'get'>): number => options.ge
 
 const pause = async (ms: number, signal: AbortSignal): Promise<void> => {
   const { promise, resolve } = Promise.withResolvers<void>()
-  const timer = setTimeout(resolve, ms)
-  signal.addEventListener('abort', () => resolve(), { once: true })
+  const end = (): void => resolve()
+  const timer = setTimeout(end, ms)
+  signal.addEventListener('abort', end)
   await promise
   clearTimeout(timer)
+  signal.removeEventListener('abort', end)
 }

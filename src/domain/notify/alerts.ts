@@ -74,7 +74,7 @@ export function createAlerts(deps: {
 
   const tell = async (alert: Alert): Promise<void> => {
     const windowMs = Math.max(1, options.get('alert_setting.repeat_minutes')) * 60_000
-    const name = `${CLAIM_PREFIX}${alert.kind}:${alert.key}`.slice(0, MAX_NAME)
+    const name = nameOf(alert)
     const now = clock.monotonic()
     const receivers = mailReceivers()
     const isHeard = options.get('alert_setting.webhook_url') !== '' || receivers.length > 0
