@@ -5,6 +5,7 @@
 import { VERSION } from '../build-info.ts'
 import { EXIT_CONFIG } from '../config.ts'
 import { backUp } from '../db/index.ts'
+import { messageOf } from '../lib/error-text.ts'
 import { becomeUser } from './become-user.ts'
 import { type Flags, preflight } from './preflight.ts'
 
@@ -46,5 +47,3 @@ function refuse(why: string, code: number): number {
   process.stderr.write(`headgate backup: ${why}\n`)
   return code
 }
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))

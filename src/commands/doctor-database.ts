@@ -3,6 +3,7 @@ import { stat } from 'node:fs/promises'
 import { sql } from 'drizzle-orm'
 import type { Config } from '../config.ts'
 import { type Db, findMissing, openDb, readServerFacts } from '../db/index.ts'
+import { messageOf } from '../lib/error-text.ts'
 import { silentLog } from '../lib/log.ts'
 import { roleOf } from '../role.ts'
 import type { Finding } from './doctor.ts'
@@ -136,5 +137,3 @@ export function checkClock(config: Config, offsetMs: number | undefined): readon
   )
   return findings
 }
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))

@@ -17,6 +17,7 @@ import {
 } from '../domain/cluster/index.ts'
 import { systemClock } from '../lib/clock.ts'
 import { lockDirectory } from '../lib/dir-lock.ts'
+import { messageOf } from '../lib/error-text.ts'
 import { silentLog } from '../lib/log.ts'
 import { becomeUser } from './become-user.ts'
 import { type Flags, ownFolders, preflight } from './preflight.ts'
@@ -147,5 +148,3 @@ function refuse(why: string, code: number): number {
   process.stderr.write(`headgate keys: ${why}\n`)
   return code
 }
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))

@@ -6,6 +6,7 @@ import { existsSync } from 'node:fs'
 import { type Config, EXIT_CONFIG } from '../config.ts'
 import { openDb, restore as restoreDatabase } from '../db/index.ts'
 import { type DirectoryLock, lockDirectory } from '../lib/dir-lock.ts'
+import { messageOf } from '../lib/error-text.ts'
 import { silentLog } from '../lib/log.ts'
 import { logFileOf } from './backup.ts'
 import { becomeUser } from './become-user.ts'
@@ -48,7 +49,7 @@ export async function restore(flags: Flags, file: string, isForced: boolean): Pr
     for (const line of await advice(config)) print(line)
     return 0
   } catch (error) {
-    return refuse(`${messageOf(error)}`, 1)
+    return refuse(messageOf(error), 1)
   } finally {
     for (const lock of locks) lock.release()
   }
@@ -88,5 +89,3 @@ function refuse(why: string, code: number): number {
   process.stderr.write(`headgate restore: ${why}\n`)
   return code
 }
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))

@@ -228,7 +228,9 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
       if (isUnknown) throw new DbError('unknown-outcome', 'nobody knows whether the transaction was committed', error)
       leave(wire, error)
       if (!isTouched && lease.isReused && isLost(error)) throw new Untouched('', { cause: error })
-      throw broken ?? (isLost(error) || isRepeatable(error) ? asDbError(error) : error)
+      // What ends any transaction goes before what the work made of it; of a statement that was refused the work knows more.
+      if (isLost(broken) || isRepeatable(broken) || isReadOnly(broken)) throw broken
+      throw isLost(error) || isRepeatable(error) ? asDbError(error) : error
     } finally {
       clearTimeout(timer)
       pool.release(wire)

@@ -5,6 +5,7 @@
  */
 import type { TakeTurn, Turn } from '../domain/cluster/index.ts'
 import type { Clock } from '../lib/clock.ts'
+import { messageOf } from '../lib/error-text.ts'
 import type { Log } from '../lib/log.ts'
 import type { Role } from '../role.ts'
 import type { Job } from './job.ts'
@@ -195,8 +196,6 @@ export function createJobRunner(options: JobRunnerOptions): JobRunner {
     },
   }
 }
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
 /** The database's own error, known by its shape: this folder does not look at the database. */
 function isOutage(error: unknown): boolean {

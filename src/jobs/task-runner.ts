@@ -4,6 +4,7 @@
  */
 import { type Claim, keepRenewed, type SystemTasks, type TaskEnd } from '../domain/cluster/index.ts'
 import type { Clock } from '../lib/clock.ts'
+import { messageOf } from '../lib/error-text.ts'
 import type { Log } from '../lib/log.ts'
 import { createLoop, type Loop } from '../lib/loop.ts'
 import type { Role } from '../role.ts'
@@ -136,5 +137,3 @@ export function createTaskRunner(options: {
     },
   }
 }
-
-const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))

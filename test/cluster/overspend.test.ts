@@ -72,6 +72,11 @@ if (SERVER_ENGINE)
           wallet: await admin.apiKey(wallet),
           key: await admin.apiKey(rich, { quota: AFFORDABLE * PRICE + REST }),
         }
+        // Without Redis a new channel takes a moment to every node.
+        for (const { url } of nodes)
+          await eventually('every node knows the model', async () =>
+            (await modelsOf(url, subjects.key)).includes(MODEL),
+          )
         for (const [subject, key] of Object.entries(subjects)) {
           const asked = Array.from({ length: CALLS }, (_, n) =>
             callUntilDecided(nodes[n % nodes.length]?.url ?? '', key),
@@ -96,6 +101,11 @@ if (SERVER_ENGINE)
         await sentinels?.remove()
       }
     }, 120_000)
+
+async function modelsOf(url: string, { key }: MadeKey): Promise<readonly string[]> {
+  const reply = await fetch(`${url}/v1/models`, { headers: { authorization: `Bearer ${key}` } })
+  return ((await reply.json()) as { data: readonly { id: string }[] }).data.map(({ id }) => id)
+}
 
 /** Waits as long as a 503 asks, but no longer than a test has time. @returns the final status */
 async function callUntilDecided(url: string, { key }: MadeKey): Promise<number> {

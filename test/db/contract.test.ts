@@ -1,7 +1,7 @@
 /** What every engine promises to those who use `Db`. */
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
 import { and, eq, gte, inArray, sql, sum } from 'drizzle-orm'
-import { bumpTopic, createLeaseRow, type Db, DbError, readTopicVersions } from '../../src/db/index.ts'
+import { bumpTopic, createLeaseRow, type Db, DbError, readTopicVersions, together } from '../../src/db/index.ts'
 import { ENGINES, type TestDb } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 
@@ -48,6 +48,22 @@ for (const engine of ENGINES) {
         await expect(ended).rejects.toThrow(new RangeError('stop'))
         expect(await quotaOf(id)).toBe(5)
         expect(await db.$count(options, eq(options.key, 'half'))).toBe(0)
+      })
+
+      test('says what its work made of a refused statement, also of one that went together with others', async () => {
+        const { options } = db.tables
+        const isIt = eq(options.key, 'taken')
+        await db.insert(options).values({ key: 'taken', value: 'before' })
+        const ended = db.transaction((tx) =>
+          together(
+            () => tx.update(options).set({ value: 'after' }).where(isIt),
+            () => tx.insert(options).values({ key: 'taken', value: 'again' }),
+          ).catch((error: unknown) => {
+            throw new RangeError('it is taken', { cause: error })
+          }),
+        )
+        await expect(ended).rejects.toThrow(new RangeError('it is taken'))
+        expect(await db.select({ value: options.value }).from(options).where(isIt)).toEqual([{ value: 'before' }])
       })
 
       test('keeps everything when its work ends, and gives its result', async () => {

@@ -2,7 +2,7 @@
  * Alerts: what an operator should hear of, to the log, to a webhook and by mail. However many nodes see the same event, it
  * is told once; it is told again if it is still so after `alert_setting.repeat_minutes`.
  */
-import { createHmac } from 'node:crypto'
+import { createHash, createHmac } from 'node:crypto'
 import { and, like, lt } from 'drizzle-orm'
 import { createLeaseRow, type Db } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
@@ -45,6 +45,15 @@ const RETRIES_MS = [1_000, 5_000]
 const WEBHOOK_TIMEOUT_MS = 10_000
 /** Names of lease rows are no longer. */
 const MAX_NAME = 64
+const DIGEST_CHARS = 16
+
+/** Of the row that says who tells it. Long keys with one beginning, such as names of nodes, are still different events. */
+function nameOf({ kind, key }: Alert): string {
+  const name = `${CLAIM_PREFIX}${kind}:${key}`
+  if (name.length <= MAX_NAME) return name
+  const digest = createHash('sha256').update(name).digest('hex').slice(0, DIGEST_CHARS)
+  return `${name.slice(0, MAX_NAME - DIGEST_CHARS)}${digest}`
+}
 
 export function createAlerts(deps: {
   readonly db: Db
