@@ -163,7 +163,11 @@ export function createMetrics(deps: {
   const leave = [
     bus.subscribe(ASK, (id) => {
       if (asked.has(id)) return
-      void registry.getMetricsAsJSON().then((samples) => bus.publish(TELL, JSON.stringify({ id, samples })))
+      registry
+        .getMetricsAsJSON()
+        .then((samples) => bus.publish(TELL, JSON.stringify({ id, samples })))
+        // Who asks leaves out a worker that cannot tell, as it does with one that is silent.
+        .catch(() => undefined)
     }),
     bus.subscribe(TELL, (message) => {
       const { id, samples } = JSON.parse(message) as { id: string; samples: Samples }
@@ -179,11 +183,14 @@ export function createMetrics(deps: {
     const answers: Samples[] = []
     asked.set(id, { answers, done: resolve })
     const timer = setTimeout(resolve, WAIT_MS)
-    await bus.publish(ASK, id)
-    await promise
-    clearTimeout(timer)
-    asked.delete(id)
-    return answers
+    try {
+      await bus.publish(ASK, id)
+      await promise
+      return answers
+    } finally {
+      clearTimeout(timer)
+      asked.delete(id)
+    }
   }
 
   return {

@@ -1,12 +1,10 @@
 /** A trial of the alerts, so that an operator knows that they arrive. */
 import { Elysia } from 'elysia'
 import { ROLE } from '../domain/accounts/index.ts'
+import type { Alerts } from '../domain/notify/index.ts'
 import { type AdminHttp, ok, plainEnvelope } from './http.ts'
 
-export const alertRoutes = (deps: {
-  readonly http: AdminHttp
-  readonly raise: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
-}) =>
+export const alertRoutes = (deps: { readonly http: AdminHttp; readonly raise: Alerts['raise'] }) =>
   new Elysia({ prefix: '/api/alert', detail: { tags: ['operation'] } }).post(
     '/test',
     async ({ request }) => {

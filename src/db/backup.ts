@@ -6,9 +6,10 @@
 import { Database } from 'bun:sqlite'
 import { existsSync } from 'node:fs'
 import { rename, rm } from 'node:fs/promises'
+import { messageOf } from '../lib/error-text.ts'
 import { adoptFile, createPrivateFile, openBackup, refuseExisting } from './backup-file.ts'
 import { type Dsn, parseDsn, parseSqlitePath } from './dsn.ts'
-import { DbError, messageOf } from './error.ts'
+import { DbError } from './error.ts'
 import {
   beginSnapshot,
   countOthers,

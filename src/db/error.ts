@@ -18,6 +18,3 @@ export class DbError extends Error {
     this.kind = kind
   }
 }
-
-/** @returns the text of anything thrown; never the parameters of a statement */
-export const messageOf = (thrown: unknown): string => (thrown instanceof Error ? thrown.message : String(thrown))

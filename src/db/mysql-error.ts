@@ -1,5 +1,6 @@
 /** What the numbers of MySQL, MariaDB and Galera, and the codes of a broken connection, mean to us. */
-import { DbError, type DbErrorKind, messageOf } from './error.ts'
+import { messageOf } from '../lib/error-text.ts'
+import { DbError, type DbErrorKind } from './error.ts'
 
 /** The database asks for the whole transaction again: lock wait, deadlock, changed since read, not in the primary component. */
 const REPEAT = new Set([1205, 1213, 1020, 1047])

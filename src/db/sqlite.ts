@@ -6,6 +6,7 @@ import { Database, type SQLQueryBindings, type Statement } from 'bun:sqlite'
 import { getTableName } from 'drizzle-orm'
 import { SQLiteAsyncDialect, type SQLiteColumn, type SQLiteTable } from 'drizzle-orm/sqlite-core'
 import { SQLiteRemoteSession, SqliteRemoteDatabase } from 'drizzle-orm/sqlite-proxy'
+import { messageOf } from '../lib/error-text.ts'
 import { createMutex } from '../lib/mutex.ts'
 import {
   type Builders,
@@ -18,7 +19,7 @@ import {
   type Result,
   type StatementKind,
 } from './engine.ts'
-import { DbError, messageOf } from './error.ts'
+import { DbError } from './error.ts'
 import { asMysql } from './kit.ts'
 import { createIdGiver } from './sqlite-ids.ts'
 

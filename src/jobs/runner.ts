@@ -4,6 +4,7 @@
  * the database keeps. A job that fails says so once and comes again after a while, until it works.
  */
 import type { TakeTurn, Turn } from '../domain/cluster/index.ts'
+import type { Alerts } from '../domain/notify/index.ts'
 import type { Clock } from '../lib/clock.ts'
 import { messageOf } from '../lib/error-text.ts'
 import type { Log } from '../lib/log.ts'
@@ -39,7 +40,7 @@ export interface JobRunnerOptions {
   readonly takeTurn: TakeTurn
   readonly log: Log
   readonly clock: Clock
-  readonly alert?: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
+  readonly alert?: Alerts['raise']
   readonly random?: () => number
 }
 

@@ -3,6 +3,7 @@
  * node looks, since the one that should may be the one that is lost; the alerts are told once all the same.
  */
 import type { ClusterView } from '../domain/cluster/index.ts'
+import type { Alerts } from '../domain/notify/index.ts'
 import type { Job } from './job.ts'
 
 export interface ClusterWatch {
@@ -13,7 +14,7 @@ export interface ClusterWatch {
   readonly oldestChargeMs: () => number
   /** Longer than this none should wait, ms. */
   readonly patienceMs: number
-  readonly raise: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
+  readonly raise: Alerts['raise']
   readonly everyMs?: number
 }
 

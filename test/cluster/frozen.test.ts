@@ -77,6 +77,8 @@ if (SERVER_ENGINE)
           .where(gt(quotaAllotments.amount, 0))
         return Number(row?.sum)
       }
+      // Every worker is to freeze, so every worker must be there.
+      await cluster.settled(4)
       const first = await Promise.all(Array.from({ length: FIRST }, () => callUntilDecided(slave, key)))
       expect(first.every((status) => status === 200)).toBe(true)
       await signalAll(slave!, 'SIGSTOP')

@@ -160,7 +160,7 @@ if (engine) {
         const url = cluster.nodes.map((node) => node.url)
         await callFor(500, url, key)
         const before = await updatedRows()
-        const calls = await callFor(5_000, url, key)
+        const calls = await callFor(4_500, url, key)
         const rows = (await updatedRows()) - before
         perCall = rows / calls.length
         console.log(`${JSON.stringify(env)}: ${calls.length} calls, ${rows} rows updated`)

@@ -10,7 +10,7 @@ import { SERVER_ENGINE } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 
 const SEED = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e9))
-const EDITS = { own: process.env['SOAK'] ? 300 : 80, none: process.env['SOAK'] ? 300 : 20 }
+const EDITS = { own: process.env['SOAK'] ? 300 : 80, none: process.env['SOAK'] ? 300 : 10 }
 /** Only messages and versions can carry a change in time. */
 const NEVER = { SYNC_FREQUENCY: '86400' }
 /** Far beyond what is promised; the measured figures are printed. */

@@ -9,6 +9,7 @@ import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import { createLoop, type Loop } from '../../lib/loop.ts'
 import type { State, Topics } from '../../state/index.ts'
+import type { Alerts } from '../notify/index.ts'
 import type { Options } from '../options/index.ts'
 import { BREAKER_TOPIC, createBreakerRows, type Known } from './breaker-rows.ts'
 import { CHANNEL_STATUS, type Channel } from './channel.ts'
@@ -42,7 +43,7 @@ export interface ChannelGate {
   untilMs(channel: Channel): number
 }
 
-export type Alert = (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
+export type Alert = Alerts['raise']
 
 export interface Breakers extends ChannelGate, KeyGate {
   /** Loads what the other nodes know. */

@@ -8,6 +8,7 @@ import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import { createLoop, type Loop } from '../../lib/loop.ts'
 import type { Topics } from '../../state/index.ts'
+import type { Alerts } from '../notify/index.ts'
 import {
   type Agreed,
   type Alike,
@@ -33,7 +34,7 @@ export interface AgreementDeps {
   /** What in the database this node's secrets cannot read, in words; undefined when they read all of it. */
   readonly unreadable: () => Promise<string | undefined>
   readonly leaseMs: number
-  readonly alert?: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
+  readonly alert?: Alerts['raise']
   readonly log: Log
   readonly clock: Clock
 }

@@ -5,6 +5,7 @@
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
 import { createLoop } from '../../lib/loop.ts'
+import type { Alerts } from '../notify/index.ts'
 
 export interface Dependency {
   readonly name: string
@@ -34,7 +35,7 @@ export function createDependencies(deps: {
   readonly list: readonly Dependency[]
   readonly log: Log
   readonly clock: Clock
-  readonly alert?: (alert: { readonly kind: string; readonly key: string; readonly text: string }) => void
+  readonly alert?: Alerts['raise']
   readonly everyMs?: number
   readonly patienceMs?: number
 }) {

@@ -7,6 +7,7 @@ import { and, like, lt } from 'drizzle-orm'
 import { createLeaseRow, type Db } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
+import { redactText } from '../../lib/redact.ts'
 import type { State } from '../../state/index.ts'
 import type { Options } from '../options/index.ts'
 import type { Mailer } from './mail.ts'
@@ -148,7 +149,8 @@ export function createAlerts(deps: {
 
   return {
     raise(alert) {
-      const work = tell(alert)
+      // As the log does: what failed may have quoted an address with its password.
+      const work = tell({ ...alert, text: redactText(alert.text) })
         .catch((error: unknown) => log.error('an alert could not be raised', { kind: alert.kind, error }))
         .finally(() => underWay.delete(work))
       underWay.add(work)
