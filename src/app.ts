@@ -115,7 +115,8 @@ export interface App {
 
 /** How long a start waits for a database that is away or full before it gives up. */
 const DB_WAIT_MS = 120_000
-const DB_RETRY_MS = 1_000
+const DB_RETRY_MS = 500
+const DB_RETRY_MAX_MS = 5_000
 /** A heartbeat waits this long for its answer. */
 const BEAT_MS = 5_000
 /** Balancers and keep-alive clients look away in this time, before the listener closes. */
@@ -591,7 +592,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
         channelTypes: providers.list.map((provider) => provider.id),
         http,
       }),
-      alertRoutes({ http, raise: alert }),
+      alertRoutes({ http, trial: alerts.trial }),
       configRoutes({ variables: () => describeConfig(config), http }),
       clusterRoutes({
         read: async (names) => presence.compare(await readClusterView(db, names)),
@@ -822,6 +823,7 @@ function lastAnswer(response: Response): Response {
 /** Tries again while a database is away, full or busy with another node's sync; says why, and gives up after a bound. */
 async function untilAvailable<T>(name: string, log: Log, work: () => Promise<T>): Promise<T> {
   const giveUpAt = systemClock.monotonic() + DB_WAIT_MS
+  let pauseMs = DB_RETRY_MS
   for (;;) {
     try {
       return await work()
@@ -830,8 +832,9 @@ async function untilAvailable<T>(name: string, log: Log, work: () => Promise<T>)
       // A wrong password or name does not get better by waiting.
       if (error.kind === 'other') throw new ConfigError(`the ${name} refuses: ${error.message}`)
       if (error.kind !== 'unavailable' || systemClock.monotonic() > giveUpAt) throw error
-      log.warn('a database is awaited', { part: name, error: error.message })
-      await Bun.sleep(DB_RETRY_MS)
+      log.warn('a database is awaited; `headgate doctor` tells more', { part: name, error: error.message })
+      await Bun.sleep(pauseMs)
+      pauseMs = Math.min(2 * pauseMs, DB_RETRY_MAX_MS)
     }
   }
 }

@@ -86,8 +86,7 @@ export function adminRoutes(deps: AdminRoutesDeps) {
     .onError(async ({ error, request, server, set, path, route }) => {
       const exchange = http.begin(request, server)
       const failure = toGatewayError(error)
-      if (failure.status >= 500)
-        log.error('an admin request failed', { requestId: exchange.id, route, error: failure, cause: failure.cause })
+      if (failure.status >= 500) log.error('an admin request failed', { requestId: exchange.id, route, error: failure })
       set.status = failure.status
       stamp(set.headers as Record<string, string>, request, exchange)
       if (failure.retryAfterSec !== undefined) set.headers['retry-after'] = String(failure.retryAfterSec)

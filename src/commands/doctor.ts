@@ -28,10 +28,12 @@ export async function doctor(flags: Flags): Promise<number> {
   printConfig(config, print)
 
   let problemCount = 0
+  let warningCount = 0
   const report = (title: string, findings: readonly Finding[]): void => {
     print(`\n${title}`)
     for (const { level, text, advice } of findings) {
       if (level === 'problem') problemCount++
+      if (level === 'warning') warningCount++
       print(`  ${MARKS[level]} ${text}`)
       if (advice) print(`          → ${advice}`)
     }
@@ -52,11 +54,9 @@ export async function doctor(flags: Flags): Promise<number> {
   } else {
     print('\nDatabase, clock and Redis are looked at once the configuration is sound.')
   }
-  print(
-    problemCount === 0
-      ? '\nNo problem found.'
-      : `\n${problemCount} ${problemCount === 1 ? 'problem' : 'problems'} found.`,
-  )
+  const count = (n: number, word: string): string => `${n} ${word}${n === 1 ? '' : 's'}`
+  const warned = warningCount === 0 ? '' : ` ${count(warningCount, 'warning')}.`
+  print(`\n${problemCount === 0 ? 'No problem' : count(problemCount, 'problem')} found.${warned}`)
   return problemCount === 0 ? 0 : 1
 }
 

@@ -34,7 +34,9 @@ export function watchClusterJob(deps: ClusterWatch): Job {
     timeoutMs: 30_000,
     async run() {
       const waitedMs = oldestChargeMs()
-      if (waitedMs > patienceMs)
+      if (waitedMs === 0)
+        raise({ kind: 'outbox-growing', key: nodeName, text: `No charge waits on ${nodeName} any more.`, isOver: true })
+      else if (waitedMs > patienceMs)
         raise({
           kind: 'outbox-growing',
           key: nodeName,
@@ -43,6 +45,8 @@ export function watchClusterJob(deps: ClusterWatch): Job {
       if (!view) return
       const { nodes, nowMs } = await view()
       for (const node of nodes) {
+        if (node.state === 'live')
+          raise({ kind: 'node-lost', key: node.name, text: `The node ${node.name} is back.`, isOver: true })
         const toldAtMs = Math.max(...node.workers.map((worker) => worker.toldAtMs))
         if ((node.state === 'silent' || node.state === 'lost') && toldAtMs > 0 && nowMs - toldAtMs < NEWS_MS)
           raise({
@@ -53,6 +57,7 @@ export function watchClusterJob(deps: ClusterWatch): Job {
       }
       const isThere = nodes.some(({ role, state }) => role === 'master' && (state === 'live' || state === 'draining'))
       looksWithoutMaster = isThere ? 0 : looksWithoutMaster + 1
+      if (isThere) raise({ kind: 'no-master', key: 'cluster', text: 'A master is there again.', isOver: true })
       if (looksWithoutMaster >= LOOKS)
         raise({
           kind: 'no-master',

@@ -15,7 +15,12 @@ const PATIENT = { withinMs: 60_000, everyMs: 50 } as const
 /** Alerts go to both catchers. */
 async function watched(
   options: Parameters<typeof openCluster>[0],
-  work: (cluster: Cluster, told: (kind: string) => Promise<string>) => Promise<void>,
+  work: (
+    cluster: Cluster,
+    told: (kind: string) => Promise<string>,
+    /** Waits until it was told that it is over. */
+    over: (kind: string) => Promise<string>,
+  ) => Promise<void>,
 ): Promise<void> {
   const hooks = catchWebhooks()
   const mail = await catchMail()
@@ -44,7 +49,9 @@ async function watched(
       expect(mail.caught(kind)[0]).toContain('night@example.com')
       return alerts.map(({ text }) => text).join('\n')
     }
-    await work(cluster, told)
+    const over = async (kind: string): Promise<string> =>
+      (await eventually(`${kind} is over`, () => hooks.resolved(kind)[0], PATIENT)).text
+    await work(cluster, told, over)
   } finally {
     hooks.close()
     mail.close()
@@ -56,11 +63,13 @@ if (SERVER_ENGINE) {
   test(
     'a lost node, a cluster without a master and a trial are each told once',
     () =>
-      watched({ redis: 'none' }, async ({ nodes, admin }, told) => {
+      watched({ redis: 'none' }, async ({ nodes, admin }, told, over) => {
         await admin.call('POST', '/api/alert/test')
         expect(await told('test')).toContain('root')
         await nodes[2]?.kill()
         expect(await told('node-lost')).toContain('node-2')
+        nodes[2]?.start()
+        expect(await over('node-lost')).toContain('node-2')
         await nodes[0]?.kill()
         expect(await told('no-master')).toContain('master')
       }),

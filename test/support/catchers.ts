@@ -6,6 +6,7 @@ export interface CaughtAlert {
   readonly key: string
   readonly text: string
   readonly node: string
+  readonly status: 'firing' | 'resolved'
   readonly signature: string
   /** As it came, for the signature. */
   readonly body: string
@@ -28,7 +29,10 @@ export function catchWebhooks() {
   })
   return {
     url: `http://127.0.0.1:${server.port}/alerts`,
-    caught: (kind: string): readonly CaughtAlert[] => caught.filter((alert) => alert.kind === kind),
+    caught: (kind: string): readonly CaughtAlert[] =>
+      caught.filter((alert) => alert.kind === kind && alert.status === 'firing'),
+    resolved: (kind: string): readonly CaughtAlert[] =>
+      caught.filter((alert) => alert.kind === kind && alert.status === 'resolved'),
     close: () => server.stop(true),
   }
 }
@@ -75,7 +79,7 @@ export async function catchMail() {
     port: (server.address() as { port: number }).port,
     /** Whole mails with their headers, those whose subject has this word. */
     caught: (word: string): readonly string[] =>
-      mails.filter((mail) => new RegExp(`^Subject:.*${word}`, 'm').test(mail)),
+      mails.filter((mail) => new RegExp(`^Subject: (?!.*resolved).*${word}`, 'm').test(mail)),
     close() {
       for (const socket of sockets) socket.destroy()
       server.close()

@@ -6,6 +6,7 @@
 import { type Db, DbError, readClusterId } from '../../db/index.ts'
 import type { Clock } from '../../lib/clock.ts'
 import { eachOf } from '../../lib/each-of.ts'
+import { messageOf } from '../../lib/error-text.ts'
 import type { Log } from '../../lib/log.ts'
 import { createHeartbeat, type InstanceInfo, type Instances } from '../cluster/index.ts'
 import type { Allotments } from './allotments.ts'
@@ -143,7 +144,11 @@ export function createTenure(deps: {
       return await flush.look(part, outbox)
     } catch (error) {
       if (!(error instanceof DbError && error.kind === 'unavailable'))
-        log.error('it could not be seen what a database has of an outbox', { part, outbox: outbox.path, error })
+        log.warn('it could not be seen what a database has of an outbox; the next pass looks again', {
+          part,
+          outbox: outbox.path,
+          error: messageOf(error),
+        })
       return undefined
     }
   }

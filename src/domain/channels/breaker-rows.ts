@@ -53,11 +53,12 @@ export function createBreakerRows(deps: { readonly db: Db; readonly clock: Clock
       const offsetMs = clock.monotonic() - dbNowMs
       const rows = await db.select().from(breakers)
       const past = rows.filter((row) => row.changedAtMs < dbNowMs - KEEP_MS).map(({ subject }) => subject)
+      // Best effort: every process tries, and the next load does again. Not waited for: a load holds a connection, which may
+      // be the only one there is.
       if (past.length > 0)
-        await db
+        void db
           .delete(breakers)
           .where(and(inArray(breakers.subject, past), lt(breakers.changedAtMs, dbNowMs - KEEP_MS)))
-          // Best effort: every process tries, and the next load does again.
           .catch(() => {})
       return new Map(
         rows

@@ -61,7 +61,10 @@ export function createDependencies(deps: {
     try {
       await inTime(pingOf(dependency), patienceMs)
       states.set(dependency, { isUp: true, latencyMs: clock.monotonic() - askedAtMs, error: '' })
-      if (before?.isUp === false) log.info('a dependency answers again', { dependency: name })
+      if (before?.isUp === false) {
+        log.info('a dependency answers again', { dependency: name })
+        alert?.({ kind: 'dependency-down', key: name, text: `the ${name} answers again`, isOver: true })
+      }
     } catch (error) {
       const text = error instanceof Error ? error.message : String(error)
       states.set(dependency, { isUp: false, latencyMs: before?.latencyMs, error: text })

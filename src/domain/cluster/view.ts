@@ -133,7 +133,8 @@ export async function readClusterView(db: Db, jobNames: readonly string[]): Prom
     nodes: distinct(nodes),
     parkedElsewhere: elsewhere.reduce((sum, [, amount]) => sum + amount, 0),
     leases: leaseRows
-      .filter(({ holder }) => holder !== '')
+      // Who told an alert is no lease of work.
+      .filter(({ name, holder }) => holder !== '' && !name.startsWith('alert:'))
       .map(({ name, holder, fencing, expiresAtMs }) => ({ name, holder, fencing, expiresAtMs })),
     jobs: jobNames.map((name) =>
       jobOf(
