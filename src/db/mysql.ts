@@ -199,8 +199,10 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
         for (const [index, { answer }] of sent.entries()) answer.resolve(results[first.length + index]!)
       } catch (error) {
         isTouched ||= !isLost(error)
-        // Which of several were done is not known, so the transaction cannot go on.
-        if (sent.length > 1 || isRepeatable(error) || isReadOnly(error)) broken ??= error
+        // Which of several were done is not known, nor whether it has begun at all: so the transaction cannot go on. But what
+        // is refused for its content was understood.
+        const isAlone = sent.length === 1 && (first.length === 0 || isRefused(error))
+        if (!isAlone || isRepeatable(error) || isReadOnly(error)) broken ??= error
         for (const { answer } of sent) answer.reject(error)
       }
     }
@@ -248,6 +250,8 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
     close: pool.close,
   }
 }
+
+const isRefused = (error: unknown): boolean => ['duplicate', 'content'].includes(asDbError(error).kind)
 
 /** @param deadlineAt on the monotonic clock, ms */
 const destroyAt = (wire: Wire, deadlineAt: number, reason: string): Timer =>

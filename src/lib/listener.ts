@@ -43,10 +43,11 @@ export async function refuseNewConnections(port: number): Promise<boolean> {
   const { getsockopt, getsockname, setsockopt, socket, dup3, close } = libc
   const isListener = (fd: number): boolean => {
     const value = new Int32Array(1)
-    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, ptr(value), ptr(new Uint32Array([4]))) !== 0 || value[0] !== 1)
-      return false
+    const valueBytes = new Uint32Array([value.byteLength])
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, ptr(value), ptr(valueBytes)) !== 0 || value[0] !== 1) return false
     const address = new Uint8Array(128)
-    if (getsockname(fd, ptr(address), ptr(new Uint32Array([128]))) !== 0) return false
+    const addressBytes = new Uint32Array([address.byteLength])
+    if (getsockname(fd, ptr(address), ptr(addressBytes)) !== 0) return false
     // Both forms of an internet address have the port, in network order, after two bytes.
     return new DataView(address.buffer).getUint16(2) === port
   }
