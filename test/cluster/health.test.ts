@@ -4,12 +4,14 @@
  */
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'bun:test'
 import { eq } from 'drizzle-orm'
+import { seeded } from '../protocol/random.ts'
 import type { MadeKey } from '../support/admin-client.ts'
 import { type Cluster, openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 import { startUpstream, type Upstream } from '../support/upstream.ts'
 
+const SEED = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e9))
 const MODEL = 'asked-for'
 const TURNS = 'in-turns'
 const KEYS = ['k-0', 'k-1', 'k-2', 'k-3', 'k-4']
@@ -86,7 +88,7 @@ const openWorld = async (redis: 'own' | 'none'): Promise<World> => {
       const mark = `options ${++marks}`
       await admin.options({ ...options, Footer: mark })
       await eventually('every worker has the options', async () => {
-        const urls = nodes.flatMap(({ url }) => Array.from({ length: 6 }, () => url))
+        const urls = nodes.flatMap(({ url }) => Array.from({ length: 12 }, () => url))
         const replies = await Promise.all(urls.map((url) => fetch(`${url}/api/status`, { keepalive: false })))
         const shown = await Promise.all(replies.map((reply) => reply.json() as Promise<Status>))
         return shown.every(({ data }) => data.footer_html === mark)
@@ -101,6 +103,9 @@ const openWorld = async (redis: 'own' | 'none'): Promise<World> => {
       },
       { withinMs: 20_000 },
     )
+    // A second worker of a node may be late: it has the channels when it has what was changed after them.
+    await cluster.settled(redis === 'own' ? 3 : 5)
+    await set({})
     return { ...cluster, key, scripted, sick, told, set, ask, hits, remove }
   } catch (error) {
     await remove()
@@ -222,9 +227,11 @@ if (SERVER_ENGINE)
 
       test('one that flaps is left alone for longer each time, and never for less than the least', async () => {
         const { scripted, set } = world
+        const random = seeded(SEED)
+        console.log(`a flapping upstream: SEED=${SEED}`)
         await set({ [SECONDS.coolDown]: 0.4, [SECONDS.most]: 1.6 })
-        // Up and down many times a second.
-        scripted.on('sick', () => (Math.floor(Date.now() / 150) % 2 === 0 ? { status: 500 } : {}))
+        // Up and down at random: a steady beat could be in step with the probes for ever.
+        scripted.on('sick', () => (random.chance(0.7) ? { status: 500 } : {}))
         const crowd = traffic(world, 2)
         const lengths = new Map<number, number>()
         await eventually(
@@ -234,14 +241,14 @@ if (SERVER_ENGINE)
             if (row?.state === 'open') lengths.set(row.version, row.untilMs - row.changedAtMs)
             return [...lengths.values()].includes(1_600)
           },
-          { withinMs: 30_000 },
+          { withinMs: 90_000 },
         )
         expect((await crowd.stop()).filter((status) => status !== 200)).toEqual([])
         const seen = [...lengths.values()]
         console.log(`Redis: ${redis}: a flapping upstream was left alone for ${seen.join(', ')} ms`)
         expect(seen).toEqual([...seen].sort((a, b) => a - b))
         expect(Math.min(...seen)).toBeGreaterThanOrEqual(400)
-      }, 60_000)
+      }, 120_000)
 
       test('a fault of the account disables the channel, told of once; disabled by hand it stays so', async () => {
         const { admin, ask, hits, nodes, scripted, set, sick, told } = world

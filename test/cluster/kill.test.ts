@@ -11,7 +11,7 @@ import { seeded } from '../protocol/random.ts'
 import { openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
 
-const KILLS = Number(process.env['KILLS'] ?? 24)
+const KILLS = Number(process.env['KILLS'] ?? 18)
 const SEED = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e9))
 const WORKERS = 2
 

@@ -122,76 +122,78 @@ if (HAS_SERVERS)
       180_000 * ROUNDS,
     )
 
-    test.concurrent('outlives the loss of the primary of Sentinels without a failed call', async () => {
-      for (const fault of FAULTS) {
-        const group = await startSentinelRedis({ password: 'data', sentinelPassword: 'sentinel' })
+    if (process.env['SOAK'])
+      test.concurrent('outlives the loss of the primary of Sentinels without a failed call', async () => {
+        for (const fault of FAULTS) {
+          const group = await startSentinelRedis({ password: 'data', sentinelPassword: 'sentinel' })
+          try {
+            await withNode(group.env, async (_node, load) => {
+              await normal('Sentinels', group.primary)
+              const old = await group.primary()
+              if (fault === 'fail-over on command') await group.failOver()
+              else if (fault === 'kill -9') await old.kill()
+              else old.freeze()
+              await eventually(
+                'a primary is promoted',
+                async () => {
+                  const now = await group.primary()
+                  return now !== old && String(await now.call('ROLE')).startsWith('master')
+                },
+                { withinMs: SLOW_MACHINE_MS },
+              )
+              await normal(`Sentinels, ${fault}`, group.primary)
+              await load.calls(100)
+              load.expectUnharmed(`Sentinels, ${fault}`)
+            })
+          } finally {
+            await group.remove()
+          }
+        }
+      }, 300_000)
+
+    if (process.env['SOAK'])
+      test.concurrent('outlives the loss of a primary of a Redis Cluster without a failed call', async () => {
+        const redis = await startClusterRedis({ password: 'data' })
         try {
-          await withNode(group.env, async (_node, load) => {
-            await normal('Sentinels', group.primary)
-            const old = await group.primary()
-            if (fault === 'fail-over on command') await group.failOver()
-            else if (fault === 'kill -9') await old.kill()
-            else old.freeze()
-            await eventually(
-              'a primary is promoted',
-              async () => {
-                const now = await group.primary()
-                return now !== old && String(await now.call('ROLE')).startsWith('master')
-              },
-              { withinMs: SLOW_MACHINE_MS },
-            )
-            await normal(`Sentinels, ${fault}`, group.primary)
-            await load.calls(100)
-            load.expectUnharmed(`Sentinels, ${fault}`)
+          await withNode(redis.env, async (_node, load) => {
+            const livingPrimaries = async (): Promise<readonly RedisNode[]> => {
+              const slots = await Promise.all([0, 1, 2].map((n) => redis.primaryOf(`{${n}}`)))
+              return [...new Set(slots)]
+            }
+            // The key's windows and places are on one of them.
+            const holderOf = async (): Promise<RedisNode | undefined> => {
+              for (const node of await livingPrimaries())
+                if ((await keysOf(node)).some((key) => key.includes('window:'))) return node
+              return undefined
+            }
+            for (const fault of FAULTS) {
+              const old = await eventually('the limits are counted', holderOf, { withinMs: SLOW_MACHINE_MS })
+              const [held = ''] = (await keysOf(old)).filter((key) => key.includes('window:'))
+              if (fault === 'kill -9') await old.kill()
+              else if (fault === 'SIGSTOP') old.freeze()
+              else await redis.failOver(old)
+              const promoted = async (): Promise<RedisNode> => redis.primaryOf(held)
+              await eventually('a primary is promoted', async () => (await promoted()) !== old, {
+                withinMs: SLOW_MACHINE_MS,
+              })
+              const startedAt = performance.now()
+              const before = Number(await (await promoted()).call('HLEN', held))
+              await eventually(
+                'the limits are counted at the new one',
+                async () => Number(await (await promoted()).call('HLEN', held)) > before,
+                { withinMs: SLOW_MACHINE_MS },
+              )
+              console.log(`Redis Cluster, ${fault}: normal after ${Math.round(performance.now() - startedAt)} ms`)
+              load.expectUnharmed(`Redis Cluster, ${fault}`)
+              if (fault === 'kill -9') await old.restart()
+              else if (fault === 'SIGSTOP') old.thaw()
+              await redis.settled()
+            }
           })
         } finally {
-          await group.remove()
+          await redis.remove()
         }
-      }
-    }, 300_000)
-
-    test.concurrent('outlives the loss of a primary of a Redis Cluster without a failed call', async () => {
-      const redis = await startClusterRedis({ password: 'data' })
-      try {
-        await withNode(redis.env, async (_node, load) => {
-          const livingPrimaries = async (): Promise<readonly RedisNode[]> => {
-            const slots = await Promise.all([0, 1, 2].map((n) => redis.primaryOf(`{${n}}`)))
-            return [...new Set(slots)]
-          }
-          // The key's windows and places are on one of them.
-          const holderOf = async (): Promise<RedisNode | undefined> => {
-            for (const node of await livingPrimaries())
-              if ((await keysOf(node)).some((key) => key.includes('window:'))) return node
-            return undefined
-          }
-          for (const fault of FAULTS) {
-            const old = await eventually('the limits are counted', holderOf, { withinMs: SLOW_MACHINE_MS })
-            const [held = ''] = (await keysOf(old)).filter((key) => key.includes('window:'))
-            if (fault === 'kill -9') await old.kill()
-            else if (fault === 'SIGSTOP') old.freeze()
-            else await redis.failOver(old)
-            const promoted = async (): Promise<RedisNode> => redis.primaryOf(held)
-            await eventually('a primary is promoted', async () => (await promoted()) !== old, {
-              withinMs: SLOW_MACHINE_MS,
-            })
-            const startedAt = performance.now()
-            const before = Number(await (await promoted()).call('HLEN', held))
-            await eventually(
-              'the limits are counted at the new one',
-              async () => Number(await (await promoted()).call('HLEN', held)) > before,
-              { withinMs: SLOW_MACHINE_MS },
-            )
-            console.log(`Redis Cluster, ${fault}: normal after ${Math.round(performance.now() - startedAt)} ms`)
-            load.expectUnharmed(`Redis Cluster, ${fault}`)
-            if (fault === 'kill -9') await old.restart()
-            else if (fault === 'SIGSTOP') old.thaw()
-            await redis.settled()
-          }
-        })
-      } finally {
-        await redis.remove()
-      }
-    }, 180_000)
+      }, 180_000)
   })
 
 const keysOf = async (redis: RedisNode): Promise<readonly string[]> =>

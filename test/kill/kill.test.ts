@@ -18,7 +18,7 @@ import { killAtRandom } from './kills.ts'
 import { startLoad } from './load.ts'
 import { expectExactBooks, furnish, MODELS } from './money.ts'
 
-const KILLS = Number(process.env['KILLS'] ?? 28)
+const KILLS = Number(process.env['KILLS'] ?? 25)
 const SEED = Number(process.env['SEED'] ?? Math.floor(Math.random() * 1e9))
 const CLIENTS = 24
 const MS_PER_KILL = 6_000
