@@ -186,6 +186,9 @@ export interface RestoreRequest {
   readonly onTable: OnTable
 }
 
+const LOOKS = 20
+const LOOK_MS = 100
+
 /** @throws Error or DbError that says why it was refused, or how far it came */
 export async function restore(request: RestoreRequest): Promise<void> {
   const backup = await openBackup(request.path)
@@ -199,7 +202,7 @@ export async function restore(request: RestoreRequest): Promise<void> {
     throw new Error(`${request.path} is a copy of ${backup.head.part === 'log' ? 'a log database' : 'a main database'}`)
   const wire = await connect(dsn)
   try {
-    const others = await countOthers(wire)
+    const others = await othersLeft(wire)
     if (others > 0) throw new Error(`${others} other connections use this database: stop every node first`)
     const there = await listTables(wire)
     if (there.length > 0 && !request.isForced)
@@ -213,6 +216,15 @@ export async function restore(request: RestoreRequest): Promise<void> {
     throw error instanceof Error && 'errno' in error ? asDbError(error) : error
   } finally {
     wire.close()
+  }
+}
+
+/** A server takes a moment to notice that a connection was closed. @returns those that are there after it */
+async function othersLeft(wire: Wire): Promise<number> {
+  for (let look = 1; ; look++) {
+    const others = await countOthers(wire)
+    if (others === 0 || look === LOOKS) return others
+    await Bun.sleep(LOOK_MS)
   }
 }
 
