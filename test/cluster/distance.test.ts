@@ -3,6 +3,7 @@
  * wait for either, and no lease is lost.
  */
 import { expect, test } from 'bun:test'
+import { chat } from '../support/chat.ts'
 import { openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
 
@@ -17,16 +18,10 @@ if (SERVER_ENGINE)
       const { admin, nodes, upstream, databaseProxy, redisProxy, testDb } = cluster
       await admin.options({ ModelRatio: { [MODEL]: 1 } })
       await admin.channel({ name: 'chat', baseUrl: upstream.url, models: [MODEL] })
-      const { key } = await admin.apiKey(await admin.user(1_000_000_000))
+      const key = await admin.apiKey(await admin.user(1_000_000_000))
       const ask = async (url: string): Promise<number> => {
         const startedMs = performance.now()
-        const reply = await fetch(`${url}/v1/chat/completions`, {
-          method: 'POST',
-          headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-          body: JSON.stringify({ model: MODEL, max_tokens: 20, messages: [{ role: 'user', content: 'hello' }] }),
-        })
-        expect(reply.status).toBe(200)
-        await reply.bytes()
+        expect((await chat(url, key, MODEL, { maxTokens: 20 })).status).toBe(200)
         return performance.now() - startedMs
       }
       const inTurn = async (calls: number): Promise<readonly number[]> => {

@@ -5,6 +5,7 @@
 import { expect, test } from 'bun:test'
 import { eq, gt, sql } from 'drizzle-orm'
 import type { MadeKey } from '../support/admin-client.ts'
+import { chat, chatUntilDecided } from '../support/chat.ts'
 import { openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE, sqlServer } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
@@ -28,23 +29,8 @@ async function signalAll(node: RealNode, signal: 'SIGSTOP' | 'SIGCONT'): Promise
   for (const pid of pids) process.kill(pid, signal)
 }
 
-const call = async (node: RealNode | undefined, { key }: MadeKey): Promise<{ status: number; id: string }> => {
-  const reply = await fetch(`${node?.url}/v1/chat/completions`, {
-    method: 'POST',
-    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ model: MODEL, messages: [{ role: 'user', content: 'hello' }] }),
-  })
-  await reply.bytes()
-  return { status: reply.status, id: reply.headers.get('x-oneapi-request-id') ?? '' }
-}
-/** Asks again as long as a 503 says so. */
-const callUntilDecided = async (node: RealNode | undefined, key: MadeKey): Promise<number> => {
-  for (;;) {
-    const { status } = await call(node, key)
-    if (status !== 503) return status
-    await Bun.sleep(100)
-  }
-}
+const callUntilDecided = (node: RealNode | undefined, key: MadeKey): Promise<number> =>
+  chatUntilDecided(node?.url ?? '', key, MODEL)
 
 if (SERVER_ENGINE)
   test('a node frozen for longer than two leases costs nobody anything, and goes on as a new instance', async () => {
@@ -110,7 +96,7 @@ if (SERVER_ENGINE)
       const rich = await admin.apiKey(await admin.user(1_000 * PRICE))
       const complete: string[] = []
       const doomed = Array.from({ length: DOOMED }, async () => {
-        const { status, id } = await call(slave, rich)
+        const { status, id } = await chat(slave?.url ?? '', rich, MODEL)
         if (status === 200) complete.push(id)
       })
       await Promise.race(doomed)

@@ -8,6 +8,7 @@ import { Redis } from 'ioredis'
 import mysql from 'mysql2/promise'
 import { createAdminClient, type MadeKey } from '../support/admin-client.ts'
 import { expectAudit } from '../support/auditor.ts'
+import { chat } from '../support/chat.ts'
 import { type Cluster, openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE, sqlServer } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
@@ -90,7 +91,7 @@ if (engine) {
         let calls = 0
         const callers = nodes.flatMap(({ url }) =>
           [key, limited].map(async (each) => {
-            while (!isOver) if ((await call(url, each)) === 200) calls += 1
+            while (!isOver) if ((await chat(url, each, MODEL)).status === 200) calls += 1
           }),
         )
         const userForm = await admin.call<Record<string, unknown>>('GET', `/api/user/${user.id}`)
@@ -242,20 +243,6 @@ if (engine) {
   )
 }
 
-async function call(url: string, key: MadeKey): Promise<number> {
-  return (await callOnce(url, key)).status
-}
-
-async function callOnce(url: string, { key }: MadeKey): Promise<{ readonly status: number; readonly id: string }> {
-  const reply = await fetch(`${url}/v1/chat/completions`, {
-    method: 'POST',
-    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ model: MODEL, messages: [{ role: 'user', content: 'hello' }] }),
-  })
-  await reply.bytes()
-  return { status: reply.status, id: reply.headers.get('x-oneapi-request-id') ?? '' }
-}
-
 /** Six clients call in turn for a while. @returns request ids of the calls that succeeded; 503s are left out, anything else throws */
 async function callFor(ms: number, urls: readonly string[], key: MadeKey): Promise<readonly string[]> {
   const untilMs = performance.now() + ms
@@ -263,7 +250,7 @@ async function callFor(ms: number, urls: readonly string[], key: MadeKey): Promi
   await Promise.all(
     Array.from({ length: 6 }, async (_, client) => {
       for (let n = client; performance.now() < untilMs; n += 1) {
-        const { status, id } = await callOnce(urls[n % urls.length] ?? '', key)
+        const { status, id } = await chat(urls[n % urls.length] ?? '', key, MODEL)
         if (status === 200) ids.push(id)
         else if (status !== 503) throw new Error(`a call ended with ${status}`)
         await Bun.sleep(10)

@@ -5,6 +5,7 @@
 import { expect, test } from 'bun:test'
 import { seeded } from '../protocol/random.ts'
 import { type AdminClient, createAdminClient, type MadeKey } from '../support/admin-client.ts'
+import { chat, modelsOf } from '../support/chat.ts'
 import { type Cluster, openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
@@ -168,7 +169,7 @@ if (SERVER_ENGINE) {
         // Free of charge: whether money can be held without a database is another matter.
         await anywhere.options({ ModelRatio: { [MODEL]: 0 }, Footer: 'before' })
         await anywhere.channel({ name: 'chat', baseUrl: upstream.url, models: [MODEL] })
-        const callAll = () => Promise.all(nodes.map(({ url }) => call(url, key)))
+        const callAll = () => Promise.all(nodes.map(async ({ url }) => (await chat(url, key, MODEL)).status))
         await eventually('every node serves', async () => (await callAll()).every((status) => status === 200))
         databaseProxy.refuse()
         const untilMs = performance.now() + 4_000
@@ -277,21 +278,6 @@ const listModels = (url: string, { key }: MadeKey): Promise<Response> =>
 
 async function ask(url: string, key: MadeKey): Promise<number> {
   const reply = await listModels(url, key)
-  await reply.bytes()
-  return reply.status
-}
-
-async function modelsOf(url: string, key: MadeKey): Promise<readonly string[]> {
-  const { data } = (await (await listModels(url, key)).json()) as { data: readonly { id: string }[] }
-  return data.map(({ id }) => id)
-}
-
-async function call(url: string, { key }: MadeKey): Promise<number> {
-  const reply = await fetch(`${url}/v1/chat/completions`, {
-    method: 'POST',
-    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ model: MODEL, max_tokens: 20, messages: [{ role: 'user', content: 'hello' }] }),
-  })
   await reply.bytes()
   return reply.status
 }

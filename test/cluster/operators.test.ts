@@ -3,6 +3,7 @@ import { expect, test } from 'bun:test'
 import { createHmac } from 'node:crypto'
 import type { MadeKey } from '../support/admin-client.ts'
 import { catchMail, catchWebhooks } from '../support/catchers.ts'
+import { chat } from '../support/chat.ts'
 import { type Cluster, openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
@@ -155,14 +156,5 @@ if (SERVER_ENGINE) {
   )
 }
 
-/** Each call may meet another worker. @returns its status */
-async function callOnce(url: string, { key }: MadeKey, model: string): Promise<number> {
-  const reply = await fetch(`${url}/v1/chat/completions`, {
-    method: 'POST',
-    keepalive: false,
-    headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-    body: JSON.stringify({ model, messages: [{ role: 'user', content: 'hello' }] }),
-  })
-  await reply.bytes()
-  return reply.status
-}
+const callOnce = async (url: string, key: MadeKey, model: string): Promise<number> =>
+  (await chat(url, key, model, { isFresh: true })).status

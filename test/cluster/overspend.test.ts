@@ -3,7 +3,7 @@
  * becomes of Redis meanwhile. A call that cannot be decided yet (503) asks again.
  */
 import { expect, test } from 'bun:test'
-import type { MadeKey } from '../support/admin-client.ts'
+import { chatUntilDecided, modelsOf } from '../support/chat.ts'
 import { type Cluster, openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
@@ -83,7 +83,7 @@ if (SERVER_ENGINE)
           )
         for (const [subject, key] of Object.entries(subjects)) {
           const asked = Array.from({ length: CALLS }, (_, n) =>
-            callUntilDecided(nodes[n % nodes.length]?.url ?? '', key),
+            chatUntilDecided(nodes[n % nodes.length]?.url ?? '', key, MODEL),
           )
           const troubled = fault?.(cluster, sentinels)
           if (sentinels) fault = undefined
@@ -106,26 +106,6 @@ if (SERVER_ENGINE)
       }
     }, 120_000)
   }
-
-async function modelsOf(url: string, { key }: MadeKey): Promise<readonly string[]> {
-  const reply = await fetch(`${url}/v1/models`, { headers: { authorization: `Bearer ${key}` } })
-  return ((await reply.json()) as { data: readonly { id: string }[] }).data.map(({ id }) => id)
-}
-
-/** Waits as long as a 503 asks, but no longer than a test has time. @returns the final status */
-async function callUntilDecided(url: string, { key }: MadeKey): Promise<number> {
-  for (;;) {
-    const reply = await fetch(`${url}/v1/chat/completions`, {
-      method: 'POST',
-      headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-      body: JSON.stringify({ model: MODEL, messages: [{ role: 'user', content: 'hello' }] }),
-    })
-    await reply.bytes()
-    if (reply.status !== 503) return reply.status
-    expect(reply.headers.get('retry-after')).not.toBeNull()
-    await Bun.sleep(200)
-  }
-}
 
 async function flushAll(url: string): Promise<void> {
   const client = new Bun.RedisClient(url)

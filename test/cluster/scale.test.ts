@@ -4,7 +4,8 @@
  */
 import { expect, test } from 'bun:test'
 import { eq, gt } from 'drizzle-orm'
-import { createAdminClient, type MadeKey } from '../support/admin-client.ts'
+import { createAdminClient } from '../support/admin-client.ts'
+import { chatUntilDecided } from '../support/chat.ts'
 import { openCluster } from '../support/cluster.ts'
 import { SERVER_ENGINE } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
@@ -22,20 +23,6 @@ interface View {
   readonly nodes: readonly { readonly name: string; readonly role: string; readonly state: string }[]
 }
 
-/** Asks again as long as a 503 says so. */
-async function callUntilDecided(url: string, { key }: MadeKey): Promise<number> {
-  for (;;) {
-    const reply = await fetch(`${url}/v1/chat/completions`, {
-      method: 'POST',
-      headers: { authorization: `Bearer ${key}`, 'content-type': 'application/json' },
-      body: JSON.stringify({ model: MODEL, messages: [{ role: 'user', content: 'hello' }] }),
-    })
-    await reply.bytes()
-    if (reply.status !== 503) return reply.status
-    await Bun.sleep(100)
-  }
-}
-
 if (SERVER_ENGINE)
   test('a new node serves as soon as it is ready, a dead one is seen at once, and all money is spent by those who live', async () => {
     const cluster = await openCluster({ slaves: 1, env: { LEDGER_LEASE: String(LEASE_SEC) } })
@@ -48,7 +35,7 @@ if (SERVER_ENGINE)
       const key = await admin.apiKey(await admin.user(CALLS * PRICE))
       let bought = 0
       const buy = async (url: string, calls: number): Promise<void> => {
-        for (let n = 0; n < calls; n += 1) expect(await callUntilDecided(url, key)).toBe(200)
+        for (let n = 0; n < calls; n += 1) expect(await chatUntilDecided(url, key, MODEL)).toBe(200)
         bought += calls
       }
       await buy(master.url, 5)
@@ -91,7 +78,7 @@ if (SERVER_ENGINE)
       // Nobody has given its part back but the others; what is left buys all the rest, and not one call more.
       const left = CALLS - bought
       const statuses = await Promise.all(
-        Array.from({ length: left + 6 }, (_, n) => callUntilDecided(n % 2 === 0 ? master.url : grown.url, key)),
+        Array.from({ length: left + 6 }, (_, n) => chatUntilDecided(n % 2 === 0 ? master.url : grown.url, key, MODEL)),
       )
       expect(statuses.filter((status) => status === 200)).toHaveLength(left)
       expect(statuses.filter((status) => status === 403)).toHaveLength(6)
