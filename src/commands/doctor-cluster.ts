@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { VERSION } from '../build-info.ts'
 import type { Config } from '../config.ts'
-import { type Db, findMissing, openDb } from '../db/index.ts'
+import { type Db, findMissing } from '../db/index.ts'
 import { lockedKeys, readKeysState } from '../domain/channels/index.ts'
 import {
   deriveSecrets,
@@ -14,20 +14,15 @@ import {
   readSalt,
 } from '../domain/cluster/index.ts'
 import { readTextIfPresent } from '../lib/files.ts'
-import { silentLog } from '../lib/log.ts'
 import type { Finding } from './doctor.ts'
+import { hasDatabase, openDatabase } from './open-database.ts'
 
 /** @returns nothing where there is no database to ask, which is told elsewhere */
 export async function checkCluster(config: Config): Promise<readonly Finding[]> {
-  if (config.isSingleNode && !(await Bun.file(config.sqlitePath.split('?')[0]!).exists())) return []
+  if (!(await hasDatabase(config))) return []
   let db: Db | undefined
   try {
-    db = await openDb({
-      dsn: config.sqlDsn,
-      sqlitePath: config.sqlitePath,
-      log: silentLog,
-      pool: { maxOpen: 2, maxIdle: 2 },
-    })
+    db = await openDatabase(config)
     const salt = (await findMissing(db)).length > 0 ? undefined : await readSalt(db)
     if (salt === undefined) return [{ level: 'ok', text: 'no node has used this database yet' }]
     return [

@@ -2,13 +2,13 @@
 import { stat } from 'node:fs/promises'
 import { sql } from 'drizzle-orm'
 import type { Config } from '../config.ts'
-import { type Db, findMissing, openDb, readServerFacts } from '../db/index.ts'
+import { type Db, findMissing, readServerFacts } from '../db/index.ts'
 import { messageOf } from '../lib/error-text.ts'
-import { silentLog } from '../lib/log.ts'
 import { roleOf } from '../role.ts'
 import type { Finding } from './doctor.ts'
 import { judgeServer } from './doctor-server.ts'
 import { readLedgerReport, unevenLines } from './ledger-report.ts'
+import { openDatabase } from './open-database.ts'
 
 /** @returns the findings, and the difference of the database's clock to ours where it could be asked, ms */
 export async function checkDatabase(config: Config): Promise<{ findings: readonly Finding[]; offsetMs?: number }> {
@@ -16,27 +16,20 @@ export async function checkDatabase(config: Config): Promise<{ findings: readonl
   if (config.isSingleNode && !(await stat(sqliteFile).catch(() => undefined))) {
     return { findings: [{ level: 'ok', text: `SQLite: ${sqliteFile} is made at the first start` }] }
   }
-  const main = await checkOne(config, 'SQL_DSN', config.sqlDsn)
+  const main = await checkOne(config, 'SQL_DSN', 'main')
   if (config.logSqlDsn === '') return main
-  const logs = await checkOne(config, 'LOG_SQL_DSN', config.logSqlDsn, 'logs')
+  const logs = await checkOne(config, 'LOG_SQL_DSN', 'logs')
   return { ...main, findings: [...main.findings, ...logs.findings] }
 }
 
 async function checkOne(
   config: Config,
   name: string,
-  dsn: string,
-  only?: 'logs',
+  part: 'main' | 'logs',
 ): Promise<{ findings: readonly Finding[]; offsetMs?: number }> {
   let db: Db
   try {
-    db = await openDb({
-      dsn,
-      sqlitePath: config.sqlitePath,
-      log: silentLog,
-      pool: { maxOpen: 2, maxIdle: 2 },
-      ...(only && { only }),
-    })
+    db = await openDatabase(config, part)
   } catch (error) {
     return {
       findings: [
@@ -57,7 +50,7 @@ async function checkOne(
         await describeServer(db, name),
         ...(await checkServer(db, config, name)),
         await checkSchema(db, config, name),
-        ...(only || config.logSqlDsn !== '' ? [] : await checkCharges(db, name)),
+        ...(part === 'logs' || config.logSqlDsn !== '' ? [] : await checkCharges(db, name)),
       ],
       offsetMs,
     }

@@ -3,24 +3,21 @@
  * run. Refuses what would leave a running node without its keys.
  */
 import { type Config, EXIT_CONFIG } from '../config.ts'
-import { type Db, findMissing, openDb } from '../db/index.ts'
+import { type Db, findMissing } from '../db/index.ts'
 import { discardUnreadable, type KeysReport, reportKeys, rewriteKeys } from '../domain/channels/index.ts'
 import {
   deriveSecrets,
   differingFrom,
-  findLivingNodes,
   nodesWithout,
   type OwnSecrets,
   readAgreed,
   readPeers,
   readSalt,
 } from '../domain/cluster/index.ts'
-import { systemClock } from '../lib/clock.ts'
-import { lockDirectory } from '../lib/dir-lock.ts'
 import { messageOf } from '../lib/error-text.ts'
-import { silentLog } from '../lib/log.ts'
 import { becomeUser } from './become-user.ts'
-import { type Flags, ownFolders, preflight } from './preflight.ts'
+import { hasDatabase, openDatabase, runningNodes } from './open-database.ts'
+import { type Flags, preflight } from './preflight.ts'
 
 const ACTIONS = ['status', 'encrypt', 'decrypt', 'rotate', 'discard'] as const
 export type KeysAction = (typeof ACTIONS)[number]
@@ -35,15 +32,10 @@ export async function keys(flags: Flags, action: KeysAction): Promise<number> {
   if (problems.length > 0) return refuse(problems.join('\n'), EXIT_CONFIG)
   // A database file must stay readable for the node's own user.
   if (flags.user) await becomeUser(flags.user, [])
-  if (config.isSingleNode && !(await Bun.file(config.sqlitePath.split('?')[0]!).exists())) return refuse(NOT_USED, 1)
+  if (!(await hasDatabase(config))) return refuse(NOT_USED, 1)
   let db: Db
   try {
-    db = await openDb({
-      dsn: config.sqlDsn,
-      sqlitePath: config.sqlitePath,
-      log: silentLog,
-      pool: { maxOpen: 2, maxIdle: 2 },
-    })
+    db = await openDatabase(config)
   } catch (error) {
     return refuse(`the database cannot be opened: ${messageOf(error)}`, 1)
   }
@@ -69,7 +61,7 @@ async function run(db: Db, config: Config, action: KeysAction): Promise<number> 
     case 'decrypt':
       return done(await rewriteKeys(db, own.keyring, 'plain'), 'decrypted')
     case 'discard': {
-      const nodes = await runningNodes(db, config)
+      const nodes = await runningNodes(db, config, print)
       if (nodes.length > 0) return refuse(`stop every node first; these are running: ${nodes.join(', ')}`, 1)
       const given = await discardUnreadable(db, own.keyring, Math.floor(Date.now() / 1000))
       print(`channels that lost their key and are disabled: ${given.join(', ') || 'none'}`)
@@ -81,20 +73,6 @@ async function run(db: Db, config: Config, action: KeysAction): Promise<number> 
       return done(await rewriteKeys(db, own.keyring, 'encrypted'), 'encrypted')
     }
   }
-}
-
-/** Another machine's nodes show themselves by their beats; the one that may have a SQLite file, by the lock of its folder. */
-async function runningNodes(db: Db, config: Config): Promise<readonly string[]> {
-  if (config.isSingleNode) {
-    const locks = ownFolders(config).map((folder) => lockDirectory(folder, 0))
-    for (const lock of locks) lock?.release()
-    return locks.every((lock) => lock !== undefined) ? [] : [config.nodeName]
-  }
-  return findLivingNodes(db, {
-    leaseMs: config.ledgerLeaseSec * 1000,
-    clock: systemClock,
-    onWait: (nodes) => print(`looking for the time of a lease whether these nodes live: ${nodes.join(', ')}`),
-  })
 }
 
 /** @returns why keys must not be encrypted with the current secret of this environment */

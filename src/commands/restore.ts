@@ -4,13 +4,13 @@
  */
 import { existsSync } from 'node:fs'
 import { type Config, EXIT_CONFIG } from '../config.ts'
-import { openDb, restore as restoreDatabase } from '../db/index.ts'
+import { findMissing, restore as restoreDatabase } from '../db/index.ts'
 import { type DirectoryLock, lockDirectory } from '../lib/dir-lock.ts'
 import { messageOf } from '../lib/error-text.ts'
-import { silentLog } from '../lib/log.ts'
 import { logFileOf } from './backup.ts'
 import { becomeUser } from './become-user.ts'
 import { readLedgerReport, unevenLines } from './ledger-report.ts'
+import { openDatabase, runningNodes } from './open-database.ts'
 import { type Flags, ownFolders, preflight } from './preflight.ts'
 
 /** @returns 0 when all of it is there, 1 when it was refused or broke off, 78 when the configuration does not allow it */
@@ -26,6 +26,7 @@ export async function restore(flags: Flags, file: string, isForced: boolean): Pr
         if (!lock) throw new Error(`a node is running in ${folder}: stop it first`)
         locks.push(lock)
       }
+    else if (isForced) await refuseLiving(config)
     const onTable = (table: string, rows: number): void => print(`${table}: ${rows} rows`)
     const logFile = logFileOf(file)
     if (config.logSqlDsn !== '' && !existsSync(logFile))
@@ -55,11 +56,23 @@ export async function restore(flags: Flags, file: string, isForced: boolean): Pr
   }
 }
 
+/** A server of a cluster knows only who is connected to itself; the nodes' beats tell of the others. @throws Error */
+async function refuseLiving(config: Config): Promise<void> {
+  const db = await openDatabase(config)
+  try {
+    // Not a database of ours, or not yet: there are no nodes to see.
+    if ((await findMissing(db)).length > 0) return
+    const living = await runningNodes(db, config, print)
+    if (living.length > 0) throw new Error(`these nodes use the database: ${living.join(', ')}; stop every node first`)
+  } finally {
+    await db.close()
+  }
+}
+
 /** What is left to do, for people. */
 async function advice(config: Config): Promise<readonly string[]> {
-  const options = { sqlitePath: config.sqlitePath, log: silentLog, pool: { maxOpen: 2, maxIdle: 2 } }
-  const db = await openDb({ ...options, dsn: config.sqlDsn })
-  const logDb = config.logSqlDsn === '' ? db : await openDb({ ...options, dsn: config.logSqlDsn, only: 'logs' })
+  const db = await openDatabase(config)
+  const logDb = config.logSqlDsn === '' ? db : await openDatabase(config, 'logs')
   try {
     const report = await readLedgerReport(db, logDb)
     if (!report) return ['This database is of another release or program: start a master first, which completes it.']
