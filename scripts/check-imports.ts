@@ -26,7 +26,7 @@ const MAY_IMPORT: Readonly<Record<string, readonly string[]>> = {
   console: ['admin:types'],
 }
 /** Composition: may import everything. */
-const WIRING = new Set(['main', 'app', 'supervisor', 'node', 'commands', 'build-info'])
+const WIRING = new Set(['main', 'app', 'join', 'listen', 'supervisor', 'node', 'commands', 'build-info'])
 
 /** Files that stand for a folder beside its `index.ts`: others may import these and nothing else of it. */
 const FRONTS: Readonly<Record<string, readonly string[]>> = {

@@ -31,11 +31,10 @@ import { systemInfoRoutes } from './admin/system-info-routes.ts'
 import { systemTaskRoutes } from './admin/system-task-routes.ts'
 import { userRoutes } from './admin/user-routes.ts'
 import { VERSION } from './build-info.ts'
-import { type Config, ConfigError, describeConfig } from './config.ts'
+import { type Config, describeConfig } from './config.ts'
 import {
   buildIndexes,
   type Db,
-  DbError,
   openDb,
   readClusterId,
   readTopicVersions,
@@ -45,9 +44,8 @@ import {
 import { createAccounts } from './domain/accounts/index.ts'
 import { createAudit } from './domain/audit.ts'
 import { createLedger, createPrices, deliverCreditLogs } from './domain/billing/index.ts'
-import { beginKeysAtRest, createChannels, createTestChannels, lockedKeys } from './domain/channels/index.ts'
+import { createChannels, createTestChannels } from './domain/channels/index.ts'
 import {
-  createAgreement,
   createDependencies,
   createLoadGuard,
   createNodeRegistry,
@@ -55,19 +53,17 @@ import {
   createPresence,
   createSystemTasks,
   createTakeTurn,
-  deriveSecrets,
   type NodeLoad,
   nodeInfo,
   nodeSettings,
-  openSalt,
   pruneInstances,
   readClusterView,
   secretInfo,
   settingsInfo,
 } from './domain/cluster/index.ts'
 import { createCallLimits, createCounts, createWebLimits } from './domain/limits/index.ts'
-import { type Alerts, createAlerts, createMailer, pruneAlerts } from './domain/notify/index.ts'
-import { createBaseUrl, createOptions, type Options } from './domain/options/index.ts'
+import { type Alerts, pruneAlerts } from './domain/notify/index.ts'
+import { createBaseUrl, createOptions } from './domain/options/index.ts'
 import { cleanLogs, createHourlyReads, createLogReads, createModelCatalog } from './domain/usage/index.ts'
 import {
   buildIndexesJob,
@@ -87,15 +83,16 @@ import {
   updateBalancesJob,
   watchClusterJob,
 } from './jobs/index.ts'
+import { joinCluster, openAlerts, refuse, sessionSecretsOf, untilAvailable } from './join.ts'
 import { systemClock } from './lib/clock.ts'
 import { countCpus } from './lib/cpus.ts'
 import { clientIp, normaliseIp, PRIVATE_NETWORKS, parseCidrs } from './lib/ip.ts'
 import { createLifecycle } from './lib/lifecycle.ts'
-import { refuseNewConnections } from './lib/listener.ts'
 import type { Log } from './lib/log.ts'
 import { createLogFiles } from './lib/log-files.ts'
 import { createResourceMeter, isContainer } from './lib/resources.ts'
 import { openCounters } from './lib/shared-counters.ts'
+import { listen } from './listen.ts'
 import { createMetrics, readingsOf } from './metrics.ts'
 import type { NodeLink, ProbedDependency, Readiness } from './node.ts'
 import { createProviders } from './provider/registry.ts'
@@ -113,27 +110,14 @@ export interface App {
   address(): { readonly port: number } | undefined
 }
 
-/** How long a start waits for a database that is away or full before it gives up. */
-const DB_WAIT_MS = 120_000
-const DB_RETRY_MS = 500
-const DB_RETRY_MAX_MS = 5_000
 /** A heartbeat waits this long for its answer. */
 const BEAT_MS = 5_000
-/** Balancers and keep-alive clients look away in this time, before the listener closes. */
-const LOOK_AWAY_MS = 500
-/** Open connections on which nothing came for this long may be closed; a busy node waits no longer than the next. */
-const QUIET_MS = 300
-const QUIET_AT_MOST_MS = 5_000
 const READINESS_EVERY_MS = 250
 const BRIEF_MS = 5_000
 /** Nodes that were not seen for so long are taken off the list. */
 const FORGET_NODE_SEC = 30 * 86_400
-/** How long a node that must not start waits for its alert to be delivered. */
-const ALERT_WAIT_MS = 10_000
 const KIB = 1024
 const MIB = 1024 * KIB
-/** Beyond Bun's own default: the relay and the admin API bound bodies themselves, with a clear error. */
-const NO_LIMIT_BYTES = Number.MAX_SAFE_INTEGER
 const ADMIN_BODY_BYTES = 16 * MIB
 
 export function createApp({ config, log, node }: { config: Config; log: Log; node: NodeLink }): App {
@@ -142,10 +126,6 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
   const version = config.reportedVersion || VERSION
   const lifecycle = createLifecycle(log)
   const startTimeSec = Math.floor(clock.now() / 1000)
-  const sessionSecrets = [
-    config.sessionSecret,
-    ...(config.sessionSecretPrevious === '' ? [] : [config.sessionSecretPrevious]),
-  ]
   /** The log alone hears of it until the rest is there. */
   let alert: Alerts['raise'] = (told) => log.warn('alert', { ...told })
   let port: number | undefined
@@ -187,56 +167,6 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     return db
   }
 
-  /** The secrets of this node, once they are known to be those of its cluster. @throws ConfigError that names the variable */
-  const joinCluster = (db: Db) =>
-    untilAvailable('cluster', log, async () => {
-      const own = await deriveSecrets(
-        {
-          session: sessionSecrets,
-          crypto: [config.cryptoSecret, config.cryptoSecretPrevious].filter((secret) => secret !== ''),
-          ledgerLeaseSec: config.ledgerLeaseSec,
-        },
-        await openSalt(db),
-      )
-      const agreement = createAgreement({
-        db,
-        own: own.fingerprints,
-        nodeId: node.nodeId,
-        isAlone: config.isSingleNode,
-        isCryptoDerived: !config.hasCryptoSecret,
-        unreadable: () => lockedKeys(db, own.keyring),
-        leaseMs: config.ledgerLeaseSec * 1000,
-        alert: (told) => alert(told),
-        log,
-        clock,
-      })
-      refuse(await agreement.join())
-      await beginKeysAtRest(db, own.keyring, config.hasCryptoSecret && config.isKeyEncryptionWanted)
-      return { ...own, agreement }
-    })
-
-  const alertsOf = (db: Db, state: State, options: Options) =>
-    createAlerts({ db, state, options, mailer: createMailer(options), node: config.nodeName, fetch, log, clock })
-
-  /** A node with other secrets does not serve, but it can still say so to those who run the others. */
-  const tellMismatch = async (db: Db, error: ConfigError): Promise<void> => {
-    const readVersions = () => readTopicVersions(db)
-    const topics = createTopics({ state: node.state, readVersions, fullReloadMs: 60_000, log, clock })
-    const options = createOptions({ db, topics, log, clock })
-    try {
-      await options.ready()
-      const alerts = alertsOf(db, node.state, options)
-      const text = `The node ${config.nodeName} does not start: ${error.message}`
-      alerts.raise({ kind: 'secret-mismatch', key: config.nodeName, text })
-      await Promise.race([alerts.idle(), Bun.sleep(ALERT_WAIT_MS)])
-    } catch (failure) {
-      log.warn('an alert could not be raised', { error: failure })
-    } finally {
-      options.close()
-      await topics.stop()
-    }
-  }
-
   const start = async (): Promise<void> => {
     const db = await openDatabase('database', config.sqlDsn)
     const isLogSeparate = config.logSqlDsn !== ''
@@ -244,10 +174,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     if (role.migrates) await untilAvailable('schema', log, () => syncSchema(db, { log, version }))
     else await waitForSchema(db, { log })
     const clusterId = await readClusterId(db)
-    const secrets = await joinCluster(db).catch(async (error: unknown) => {
-      if (error instanceof ConfigError) await tellMismatch(db, error)
-      throw error
-    })
+    const secrets = await joinCluster(db, { config, node, log, alert: (told) => alert(told) })
 
     const state =
       config.redisConnString === ''
@@ -278,7 +205,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
     const options = createOptions({ db, topics, log, clock })
     lifecycle.defer('options', options.close)
     await options.ready()
-    const alerts = alertsOf(db, state, options)
+    const alerts = openAlerts(db, state, options, { config, node, log })
     alert = alerts.raise
     lifecycle.defer('alerts', (remainingMs) => Promise.race([alerts.idle(), Bun.sleep(remainingMs / 2)]))
     const dependencies = createDependencies({
@@ -341,7 +268,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       log,
       clock,
       version,
-      secrets: sessionSecrets,
+      secrets: sessionSecretsOf(config),
       signing: secrets.agreement.signing,
       sessionLimits: {
         active: config.sessionActiveLimit,
@@ -658,43 +585,22 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       .use(relay.routes)
       .use(admin)
       .all('*', ({ request }) => relay.unknownPath(request), { parse: 'none', detail: { hide: true } })
-      .listen({
-        hostname: config.listenHost || '::',
-        port: config.port,
-        reusePort: config.workers > 1,
-        // Quiet streams are normal here; silence is judged by the relay.
-        idleTimeout: 0,
-        maxRequestBodySize: NO_LIMIT_BYTES,
-      })
-    const server = web.server
-    if (!server) throw new Error('the server did not start to listen')
-    port = server.port
+    const door = listen(
+      web,
+      { hostname: config.listenHost || '::', port: config.port, isShared: config.workers > 1 },
+      clock,
+    )
+    port = door.number
     isListening = true
-    lifecycle.defer('server', async (remainingMs) => {
-      // Balancers see a node that is not ready; clients that hold a connection are told to open another.
+    lifecycle.defer('server', (remainingMs) => {
       missing = () => ['the node is stopping']
       report()
-      const endAtMs = clock.monotonic() + remainingMs
-      let lastRequestAtMs = clock.monotonic()
-      server.reload({
-        async fetch(request: Request) {
-          lastRequestAtMs = clock.monotonic()
-          return lastAnswer(await web.handle(withFindablePath(request)))
+      return door.close(remainingMs, {
+        drain: relay.drain,
+        onClosed: () => {
+          isListening = false
         },
-        // Those that the framework had handed to the runtime would go on answering past the function above.
-        routes: {},
-      } as never)
-      await Bun.sleep(Math.min(LOOK_AWAY_MS, remainingMs / 10))
-      // A balancer that keeps connections uses them up before it finds the port closed and looks elsewhere.
-      if (await refuseNewConnections(server.port ?? 0)) {
-        const untilMs = clock.monotonic() + Math.min(QUIET_AT_MOST_MS, remainingMs / 4)
-        while (clock.monotonic() < Math.min(untilMs, lastRequestAtMs + QUIET_MS)) await Bun.sleep(QUIET_MS / 10)
-      }
-      const closed = server.stop()
-      isListening = false
-      await relay.drain(endAtMs - clock.monotonic() - LOOK_AWAY_MS)
-      await Promise.race([closed, Bun.sleep(LOOK_AWAY_MS)])
-      await server.stop(true)
+      })
     })
 
     missing = () => {
@@ -736,7 +642,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
           nodeId: node.nodeId,
           hostname: self.hostname,
           pid: process.pid,
-          address: `${config.listenHost || ownAddress()}:${port}`,
+          address: `${ownAddress(config.listenHost)}:${port}`,
           isReady: missing().length === 0,
           missing: missing(),
           calls: relay.active(),
@@ -779,15 +685,13 @@ async function pingState(state: State): Promise<void> {
   await state.get('ping')
 }
 
-/** The first address that is not this machine's own, as others may know it. */
-function ownAddress(): string {
+const ALL_ADDRESSES = new Set(['', '::', '0.0.0.0'])
+
+/** The address that it listens on; if these are all, the first that is not this machine's alone, as others may know it. */
+function ownAddress(listenHost: string): string {
+  if (!ALL_ADDRESSES.has(listenHost)) return listenHost.includes(':') ? `[${listenHost}]` : listenHost
   const all = Object.values(networkInterfaces()).flatMap((each) => each ?? [])
   return all.find(({ internal, family }) => !internal && family === 'IPv4')?.address ?? hostname()
-}
-
-/** @throws ConfigError */
-function refuse(problem: string | undefined): void {
-  if (problem !== undefined) throw new ConfigError(problem)
 }
 
 const webLimitsOf = (config: Config) => ({
@@ -806,35 +710,4 @@ async function clockAheadOf(db: Db): Promise<number> {
   const askedAtMs = systemClock.now()
   const databaseMs = await db.now()
   return Math.round((askedAtMs + systemClock.now()) / 2 - databaseMs)
-}
-
-/** Without the runtime's router, the framework looks for the path behind the eleventh character of a URL, and misses it behind the name of a short host. */
-function withFindablePath(request: Request): Request {
-  const at = request.url.indexOf('/', 'http://'.length)
-  return at < 11 ? new Request(`http://localhost${request.url.slice(at)}`, request) : request
-}
-
-/** A connection that is kept alive would meet a closed port next. */
-function lastAnswer(response: Response): Response {
-  response.headers.set('connection', 'close')
-  return response
-}
-
-/** Tries again while a database is away, full or busy with another node's sync; says why, and gives up after a bound. */
-async function untilAvailable<T>(name: string, log: Log, work: () => Promise<T>): Promise<T> {
-  const giveUpAt = systemClock.monotonic() + DB_WAIT_MS
-  let pauseMs = DB_RETRY_MS
-  for (;;) {
-    try {
-      return await work()
-    } catch (error) {
-      if (!(error instanceof DbError)) throw error
-      // A wrong password or name does not get better by waiting.
-      if (error.kind === 'other') throw new ConfigError(`the ${name} refuses: ${error.message}`)
-      if (error.kind !== 'unavailable' || systemClock.monotonic() > giveUpAt) throw error
-      log.warn('a database is awaited; `headgate doctor` tells more', { part: name, error: error.message })
-      await Bun.sleep(pauseMs)
-      pauseMs = Math.min(2 * pauseMs, DB_RETRY_MAX_MS)
-    }
-  }
 }

@@ -52,7 +52,8 @@ export async function worker(flags: WorkerFlags): Promise<number> {
     await app.stop(stopMs)
     return exitCode
   } catch (error) {
-    log.error('the start failed', { error })
+    // What is wrong with the configuration is no fault of the program: no stack.
+    log.error('the start failed', { error: error instanceof ConfigError ? error.message : error })
     await app.stop(stopMs)
     return error instanceof ConfigError ? EXIT_CONFIG : 1
   } finally {

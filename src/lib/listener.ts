@@ -68,10 +68,10 @@ export async function refuseNewConnections(port: number): Promise<boolean> {
   await Bun.sleep(ARRIVAL_MS)
 
   // The runtime keeps its number, which it will close; what stands behind it is now a socket that nobody knows.
-  const dummy = socket(AF_UNIX, SOCK_STREAM | CLOSE_ON_EXEC, 0)
-  if (dummy < 0) return false
-  for (const fd of listeners) dup3(dummy, fd, CLOSE_ON_EXEC)
-  close(dummy)
+  const nobody = socket(AF_UNIX, SOCK_STREAM | CLOSE_ON_EXEC, 0)
+  if (nobody < 0) return false
+  for (const fd of listeners) dup3(nobody, fd, CLOSE_ON_EXEC)
+  close(nobody)
   return true
 }
 
