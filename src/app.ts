@@ -58,6 +58,7 @@ import {
   nodeSettings,
   pruneInstances,
   readClusterView,
+  readNodes,
   secretInfo,
   settingsInfo,
 } from './domain/cluster/index.ts'
@@ -341,7 +342,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       jobs: [
         cleanSessionsJob(accounts.sessions),
         watchClusterJob({
-          view: node.workerIndex === 0 ? () => readClusterView(db, []) : undefined,
+          nodes: node.workerIndex === 0 ? () => readNodes(db) : undefined,
           nodeName: config.nodeName,
           oldestChargeMs: () => ledger.stats().oldestChargeMs,
           patienceMs: (config.ledgerLeaseSec + (config.isBatchUpdate ? config.batchUpdateIntervalSec : 0)) * 1000,

@@ -37,6 +37,8 @@ export interface Reading {
   readonly help: string
   /** How the workers' figures are joined; `sum` if not given. */
   readonly join?: 'sum' | 'max' | 'min'
+  /** It only rises while the worker lives. */
+  readonly isCounter?: boolean
   /** Of a figure with a label: its name. */
   readonly label?: string
   /** A number, or one per value of the label. */
@@ -123,13 +125,21 @@ export function createMetrics(deps: {
   }).set(build, 1)
 
   const watch = (readings: readonly Reading[]): void => {
-    for (const { name, help, join = 'sum', label, read } of readings)
+    for (const { name, help, join = 'sum', isCounter, label, read } of readings) {
+      const told = { name, help, aggregator: join, registers }
+      if (isCounter) {
+        new Counter({
+          ...told,
+          collect() {
+            this.reset()
+            this.inc(Number(read()))
+          },
+        })
+        continue
+      }
       new Gauge({
-        name,
-        help,
-        aggregator: join,
+        ...told,
         ...(label !== undefined && { labelNames: [label] }),
-        registers,
         collect() {
           const figures = read()
           if (typeof figures === 'number') return this.set(figures)
@@ -137,12 +147,14 @@ export function createMetrics(deps: {
           for (const [value, figure] of Object.entries(figures)) this.set({ [label ?? '']: value }, figure)
         },
       })
+    }
   }
   const startCpu = process.cpuUsage()
   watch([
     { name: 'headgate_memory_bytes', help: 'Resident memory of the workers', read: () => process.memoryUsage.rss() },
     {
-      name: 'headgate_cpu_seconds',
+      name: 'headgate_cpu_seconds_total',
+      isCounter: true,
       help: 'CPU time of the workers since their start',
       read: () => {
         const { user, system } = process.cpuUsage(startCpu)
@@ -316,9 +328,15 @@ export function readingsOf({
     { name: 'headgate_held_quota', help: 'Quota units of calls under way', read: () => ledger().held },
     { name: 'headgate_open_holds', help: 'Holds of calls under way', read: () => ledger().openHolds },
     { name: 'headgate_waiting_callers', help: 'Callers that wait for quota', read: () => ledger().waiting },
-    { name: 'headgate_quota_acquires', help: 'Times that quota was fetched', read: () => ledger().acquires },
     {
-      name: 'headgate_quota_recalls',
+      name: 'headgate_quota_acquires_total',
+      isCounter: true,
+      help: 'Times that quota was fetched',
+      read: () => ledger().acquires,
+    },
+    {
+      name: 'headgate_quota_recalls_total',
+      isCounter: true,
       help: 'Times that others were asked for quota',
       read: () => ledger().recallsSent,
     },

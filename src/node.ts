@@ -46,7 +46,7 @@ export type ToWorker =
   /** Drain and exit. Beside the signal, because it works on every system. */
   | { readonly kind: 'stop' }
 
-export const STARTING: Readiness = { ready: false, missing: ['the node is starting'] }
+const STARTING: Readiness = { ready: false, missing: ['the node is starting'] }
 
 /** Joins what workers said; pure, used by the supervisor and by a node of one worker. */
 export function joinReadiness(workers: readonly WorkerReadiness[]): Readiness {

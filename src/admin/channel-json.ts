@@ -99,7 +99,7 @@ const optionalText = t.Optional(t.String())
 const optionalNullableText = t.Optional(nullableText)
 const optionalNumber = t.Optional(t.Nullable(t.Integer()))
 
-export const channelFields = {
+const channelFields = {
   type: t.Optional(t.Integer({ description: 'Id of the provider' })),
   key: t.Optional(t.String({ description: 'One key, or a line each' })),
   openai_organization: optionalNullableText,

@@ -126,7 +126,7 @@ const unknownPath = (method: string, path: string) => ({
 })
 
 /** What a hook or the framework threw → a catalogued error with a text that says what is wrong with the input. */
-export function toGatewayError(thrown: unknown): GatewayError {
+function toGatewayError(thrown: unknown): GatewayError {
   if (thrown instanceof GatewayError) return thrown
   const { code, cause } = (thrown ?? {}) as { code?: unknown; cause?: unknown }
   if (code === 'PARSE')

@@ -32,7 +32,7 @@ const driverError = (error: unknown): { errno?: unknown; code?: unknown; fatal?:
   ((error instanceof DbError ? error.cause : error) ?? {}) as { errno?: unknown; code?: unknown; fatal?: unknown }
 
 /** @returns the server's error number; 0 if the error is not the server's (the system's own are negative) */
-export const errnoOf = (error: unknown): number => {
+const errnoOf = (error: unknown): number => {
   const { errno } = driverError(error)
   return typeof errno === 'number' && errno > 0 ? errno : 0
 }

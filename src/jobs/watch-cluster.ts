@@ -8,7 +8,7 @@ import type { Job } from './job.ts'
 
 export interface ClusterWatch {
   /** Absent: another worker of the node looks at the cluster. */
-  readonly view?: (() => Promise<Pick<ClusterView, 'nodes' | 'nowMs'>>) | undefined
+  readonly nodes?: (() => Promise<Pick<ClusterView, 'nodes' | 'nowMs'>>) | undefined
   readonly nodeName: string
   /** How long the oldest charge on the disk of this worker has waited for a database, ms; 0: none waits. */
   readonly oldestChargeMs: () => number
@@ -25,7 +25,7 @@ const LOOKS = 3
 const NEWS_MS = 600_000
 
 export function watchClusterJob(deps: ClusterWatch): Job {
-  const { view, nodeName, oldestChargeMs, patienceMs, raise, everyMs = EVERY_MS } = deps
+  const { nodes: readNodes, nodeName, oldestChargeMs, patienceMs, raise, everyMs = EVERY_MS } = deps
   let looksWithoutMaster = 0
   return {
     name: 'watch-cluster',
@@ -42,8 +42,8 @@ export function watchClusterJob(deps: ClusterWatch): Job {
           key: nodeName,
           text: `Charges have waited on the disk of ${nodeName} for ${Math.round(waitedMs / 1000)} s: a database does not take them.`,
         })
-      if (!view) return
-      const { nodes, nowMs } = await view()
+      if (!readNodes) return
+      const { nodes, nowMs } = await readNodes()
       for (const node of nodes) {
         if (node.state === 'live')
           raise({ kind: 'node-lost', key: node.name, text: `The node ${node.name} is back.`, isOver: true })

@@ -30,7 +30,6 @@ export interface OpenLog extends Log {
 }
 
 const RANK = { debug: 0, info: 1, warn: 2, error: 3 } as const satisfies Record<LogLevel, number>
-export const LOG_LEVELS = ['debug', 'info', 'warn', 'error'] as const satisfies readonly LogLevel[]
 
 /** Lines kept for a flush in the same tick; past this they are written at once. */
 const BUFFER_CHARS = 64 * 1024

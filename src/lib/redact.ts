@@ -74,7 +74,7 @@ const known = new Map<string, boolean>()
 const MAX_KNOWN = 1_000
 
 /** Does a field or variable of this name hold a secret? */
-export function isSecretName(name: string): boolean {
+function isSecretName(name: string): boolean {
   let isSecret = known.get(name)
   if (isSecret === undefined) {
     isSecret = name !== '' && SECRET_NAME.test(name) && !NOT_SECRET.test(name)

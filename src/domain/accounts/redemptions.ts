@@ -28,7 +28,7 @@ export interface RedemptionInput {
 }
 
 /** Values of `redemptions.status`. */
-export const CODE_STATUS = { unused: 1, disabled: 2, used: 3 } as const
+const CODE_STATUS = { unused: 1, disabled: 2, used: 3 } as const
 
 const MAX_NAME = 20
 const MAX_COUNT = 100

@@ -43,10 +43,9 @@ export type TakeAnswer =
       readonly news: ReadonlyMap<string, number>
     }
 
-const isDuplicate = (error: unknown): boolean => error instanceof DbError && error.kind === 'duplicate'
-
+/** A newcomer gets enough for so many calls like its first … */
 const FIRST_CALLS = 16
-/** That is then no more than this part of the balance, for each instance. */
+/** … but of each instance no more than this part of the balance. */
 const FIRST_PART = 64
 const NOTHING: TakeAnswer = { kind: 'waiting', recalls: new Map(), news: new Map() }
 
@@ -406,7 +405,7 @@ export function byKey(
 }
 
 /** Locks the rows of accounts in the order of locks. @returns balances; accounts that are gone are missing */
-export async function lockBalances(tx: Db, accounts: readonly AccountKey[]): Promise<ReadonlyMap<AccountKey, number>> {
+async function lockBalances(tx: Db, accounts: readonly AccountKey[]): Promise<ReadonlyMap<AccountKey, number>> {
   const balances = new Map<AccountKey, number>()
   for (const kind of KINDS) {
     const ids = accounts.flatMap((account) => {
@@ -455,3 +454,5 @@ async function addToBalances(
       )
   }
 }
+
+const isDuplicate = (error: unknown): boolean => error instanceof DbError && error.kind === 'duplicate'

@@ -3,7 +3,7 @@
 /** The largest amount a balance or a sum may be, in either direction: beyond it a number is no longer exact. */
 export const MAX_QUOTA = Number.MAX_SAFE_INTEGER
 /** The largest single charge, and the ceiling of what an API shows (signed 32-bit, as the reference keeps it). */
-export const MAX_CHARGE = 2_147_483_647
+const MAX_CHARGE = 2_147_483_647
 
 /** @returns the integer nearest to zero's side of `n`, within ±MAX_QUOTA; what is no number is 0 */
 export function clampQuota(n: number): number {

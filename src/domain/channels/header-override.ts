@@ -42,7 +42,7 @@ const NEVER_BY_PATTERN = new Set([
   'sec-websocket-protocol',
 ])
 
-export const invalidHeaderOverride = (reason: string, cause?: unknown): GatewayError =>
+const invalidHeaderOverride = (reason: string, cause?: unknown): GatewayError =>
   new GatewayError('channel:header_override_invalid', { detail: { reason }, cause })
 
 /**

@@ -80,7 +80,7 @@ export const applyParamOverride = (
   return { json: draft.json, headerEdits: draft.headers, touched: [...touched] }
 }
 
-export const invalidOverride = (reason: string, cause?: unknown): GatewayError =>
+const invalidOverride = (reason: string, cause?: unknown): GatewayError =>
   new GatewayError('channel:param_override_invalid', { detail: { reason }, cause })
 
 /** @returns the paths of the body it may have changed */

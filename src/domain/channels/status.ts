@@ -43,7 +43,7 @@ export interface KeyPage {
  * @param row with its key opened
  * @throws GatewayError `channel_single_key`, `channel_key_locked`
  */
-export const statesOf = (row: Row): { readonly info: ChannelInfo; readonly states: readonly KeyState[] } => {
+const statesOf = (row: Row): { readonly info: ChannelInfo; readonly states: readonly KeyState[] } => {
   const info = readChannelInfo(row.channelInfo)
   if (!info.is_multi_key) throw new GatewayError('channel_single_key')
   return { info, states: keyStates(readKeys(row.key, true), info) }

@@ -9,7 +9,7 @@ import { createLoop } from '../../lib/loop.ts'
 import type { Resources } from '../../lib/resources.ts'
 import type { State } from '../../state/index.ts'
 
-export const OVERLOADS = ['cpu', 'memory', 'disk'] as const
+const OVERLOADS = ['cpu', 'memory', 'disk'] as const
 export type Overload = (typeof OVERLOADS)[number]
 
 /** In percent; a threshold of 0 judges nothing. */
@@ -154,7 +154,7 @@ function loadOfNode(own: Resources, memoryBytes: number, cpuSamples: readonly nu
 }
 
 /** @param before the verdict so far, which stands until its cause has eased @returns the worst, or undefined */
-export function judgeLoad(load: Load, thresholds: LoadThresholds, before: Overload | undefined): Overload | undefined {
+function judgeLoad(load: Load, thresholds: LoadThresholds, before: Overload | undefined): Overload | undefined {
   if (!thresholds.isOn) return undefined
   const used = { cpu: load.cpuPercent, memory: load.memoryPercent, disk: load.diskPercent }
   const isOver = (what: Overload): boolean => {

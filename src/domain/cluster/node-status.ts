@@ -129,7 +129,7 @@ export function createNodeStatus(deps: {
 }
 
 /** The container's load is the node's; without one it is that of its workers. */
-export function loadOf(own: Resources, others: readonly Resources[]): NodeLoad {
+function loadOf(own: Resources, others: readonly Resources[]): NodeLoad {
   const sum = (value: (resources: Resources) => number): number =>
     others.reduce((n, each) => n + value(each), value(own))
   const { container, memoryLimitBytes, disk } = own

@@ -76,18 +76,7 @@ const FIRST_WORD_MS = 30_000
 
 /** @param jobNames of the jobs that are shown, in this order */
 export async function readClusterView(db: Db, jobNames: readonly string[]): Promise<ClusterView> {
-  const { clusterInstances: instances, leases, quotaAllotments } = db.tables
-  const nowMs = await db.now()
-  const rows = await db
-    .select()
-    .from(instances)
-    .where(
-      or(
-        inArray(instances.state, [...WORKING_STATES]),
-        and(eq(instances.state, 'reclaimed' satisfies InstanceState), gt(instances.statusAtMs, nowMs - SHOW_LOST_MS)),
-      ),
-    )
-    .orderBy(asc(instances.startedAtMs), asc(instances.id))
+  const { leases, quotaAllotments } = db.tables
   const parked = await db
     .select({ instanceId: quotaAllotments.instanceId, amount: sql<number>`sum(${quotaAllotments.amount})` })
     .from(quotaAllotments)
@@ -99,7 +88,46 @@ export async function readClusterView(db: Db, jobNames: readonly string[]): Prom
     .select()
     .from(leases)
     .where(or(ne(leases.holder, ''), inArray(leases.name, [...jobNames])))
+  const { nowMs, nodes } = await readNodes(db, parkedAt)
+  const isShown = new Set(nodes.flatMap(({ workers }) => workers.map(({ instanceId }) => instanceId)))
+  const elsewhere = [...parkedAt].filter(([instanceId]) => !isShown.has(instanceId))
+  return {
+    nowMs,
+    nodes,
+    parkedElsewhere: elsewhere.reduce((sum, [, amount]) => sum + amount, 0),
+    leases: leaseRows
+      // Who told an alert is no lease of work.
+      .filter(({ name, holder }) => holder !== '' && !name.startsWith('alert:'))
+      .map(({ name, holder, fencing, expiresAtMs }) => ({ name, holder, fencing, expiresAtMs })),
+    jobs: jobNames.map((name) =>
+      jobOf(
+        name,
+        leaseRows.find((row) => row.name === name),
+        nowMs,
+      ),
+    ),
+    topics,
+    differences: await readDifferences(db),
+  }
+}
 
+/** Who is there, who is silent, and who was lost of late. @param parkedAt quota units by instance */
+export async function readNodes(
+  db: Db,
+  parkedAt: ReadonlyMap<string, number> = new Map(),
+): Promise<Pick<ClusterView, 'nowMs' | 'nodes'>> {
+  const { clusterInstances: instances } = db.tables
+  const nowMs = await db.now()
+  const rows = await db
+    .select()
+    .from(instances)
+    .where(
+      or(
+        inArray(instances.state, [...WORKING_STATES]),
+        and(eq(instances.state, 'reclaimed' satisfies InstanceState), gt(instances.statusAtMs, nowMs - SHOW_LOST_MS)),
+      ),
+    )
+    .orderBy(asc(instances.startedAtMs), asc(instances.id))
   const told = rows.map((row) => ({ row, status: readNodeStatus(row.status), nodeId: nodeIdOf(row) }))
   const living = new Set(told.filter(({ row }) => row.state !== 'reclaimed').map(({ nodeId }) => nodeId))
   // A node that came back is not lost, whatever became of an earlier instance of it.
@@ -126,26 +154,7 @@ export async function readClusterView(db: Db, jobNames: readonly string[]): Prom
       workers: workers.sort((a, b) => a.worker - b.worker),
     }
   })
-  const isShown = new Set(shown.map(({ row }) => row.id))
-  const elsewhere = [...parkedAt].filter(([instanceId]) => !isShown.has(instanceId))
-  return {
-    nowMs,
-    nodes: distinct(nodes),
-    parkedElsewhere: elsewhere.reduce((sum, [, amount]) => sum + amount, 0),
-    leases: leaseRows
-      // Who told an alert is no lease of work.
-      .filter(({ name, holder }) => holder !== '' && !name.startsWith('alert:'))
-      .map(({ name, holder, fencing, expiresAtMs }) => ({ name, holder, fencing, expiresAtMs })),
-    jobs: jobNames.map((name) =>
-      jobOf(
-        name,
-        leaseRows.find((row) => row.name === name),
-        nowMs,
-      ),
-    ),
-    topics,
-    differences: await readDifferences(db),
-  }
+  return { nowMs, nodes: distinct(nodes) }
 }
 
 const ORDER: readonly WorkerView['state'][] = ['live', 'draining', 'silent', 'lost']

@@ -75,7 +75,7 @@ test('every metric, variable, command and alert that the pages name exists', asy
 test('what doctor is said to print is what it prints', async () => {
   const code = (
     await source('commands/doctor-redis.ts', 'commands/doctor-cluster.ts', 'commands/doctor-database.ts', 'config.ts')
-  ).concat(await source('app.ts', 'commands/serve.ts'))
+  ).concat(await source('join.ts', 'commands/serve.ts'))
   for (const said of [
     'REDIS_CONN_STRING: cannot be used',
     "differs from the cluster's",

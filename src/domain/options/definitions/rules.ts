@@ -3,7 +3,7 @@ import type { TextOf } from '../option.ts'
 import { parseStatusCodes } from '../status-codes.ts'
 
 /** The terms an operator confirms before the site may give quota away or take payments. */
-export const COMPLIANCE_TERMS_VERSION = 'v1'
+const COMPLIANCE_TERMS_VERSION = 'v1'
 
 export function needsCompliance(value: unknown, textOf: TextOf): string | undefined {
   const isConfirmed =
