@@ -26,6 +26,8 @@ export interface TakeRequest {
   readonly need: number
   /** as much as would be convenient; a rich account gives it */
   readonly wish: number
+  /** No more than is needed: others have asked for what is parked, a moment ago. */
+  readonly isExact: boolean
   /** instances that share the balance, 1 or more */
   readonly instances: number
   /** instance id → number of this caller's recall, from earlier answers `waiting`; without it nobody waits, and nobody is asked */
@@ -187,7 +189,9 @@ export function createAllotments(deps: {
 
     const share = (part: number): number => Math.floor(balance / (part * Math.max(1, request.instances)))
     // A rich account gives a newcomer enough for some calls, before anybody knows how many there will be.
-    const amount = Math.max(need, Math.min(wish, share(2)), Math.min(need * FIRST_CALLS, share(FIRST_PART)))
+    const amount = request.isExact
+      ? need
+      : Math.max(need, Math.min(wish, share(2)), Math.min(need * FIRST_CALLS, share(FIRST_PART)))
     // The sub-select locks the instance's row (shared), so that no end can slip between this and the commit. It comes after
     // the account's row: an instance's state is only ever written alone, so the order cannot lock up.
     const isWorking = exists(

@@ -132,13 +132,15 @@ export function createSupply(deps: {
       const need = waiter.amount - freeOf(account)
       const wanted =
         account.waiters.reduce((sum, other) => sum + (other.isDone ? 0 : other.amount), 0) - freeOf(account)
-      const wish = now < account.exactUntilMs ? need : Math.max(wishOf(account, now), wanted)
+      const isExact = now < account.exactUntilMs
+      const wish = Math.max(wishOf(account, now), wanted, need)
       const answer = await allotments.take({
         instanceId: id,
         account: account.key,
         version: account.version,
         need,
         wish,
+        isExact,
         instances: tenancy.instances(),
         recalls: waiter.recalls,
       })
@@ -149,7 +151,7 @@ export function createSupply(deps: {
       if (answer.kind === 'taken') {
         taken(account, answer)
         // An account that gave less than was wished is not rich: it is not parked away before somebody needs it.
-        if (answer.amount >= wish && wish > need) account.aheadBelow = answer.amount / 2
+        if (!isExact && answer.amount >= wish && wish > need) account.aheadBelow = answer.amount / 2
       } else if (answer.kind === 'insufficient') account.proof = { need, untilMs: clock.monotonic() + PROOF_MS }
       return answer
     })
@@ -180,6 +182,7 @@ export function createSupply(deps: {
         version: account.version,
         need: 1,
         wish,
+        isExact: false,
         instances: tenancy.instances(),
         recalls: undefined,
       })

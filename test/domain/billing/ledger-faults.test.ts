@@ -194,6 +194,7 @@ if (SERVER_ENGINE)
         version: 0,
         need: 10,
         wish: 10,
+        isExact: false,
         instances: 1,
         recalls: new Map(),
       })

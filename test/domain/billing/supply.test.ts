@@ -73,3 +73,36 @@ test('a recall that is read from the row is answered, whatever else the account 
   )
   await world.close()
 })
+
+test('an acquire parks what is wished of a rich account, little of a poor one, and what is needed after a recall', async () => {
+  const world = await createWorld(ENGINES[0]!)
+  const { clusterInstances } = world.db.tables
+  await world.db.insert(clusterInstances).values({ id: 'a', state: 'live' })
+  const allotments = createAllotments({ db: world.db, clock: systemClock })
+  const taken = async (wallet: number, asked: { wish: number; isExact?: boolean; instances?: number }) => {
+    const { userId } = await world.payer({ wallet })
+    const answer = await allotments.take({
+      instanceId: 'a',
+      account: `u:${userId}`,
+      version: 0,
+      need: 10,
+      isExact: false,
+      instances: 1,
+      recalls: new Map(),
+      ...asked,
+    })
+    return answer.kind === 'taken' ? answer.amount : answer.kind
+  }
+  expect(await taken(1_000_000, { wish: 5_000 })).toBe(5_000)
+  // Half of the balance at most, shared with the other instances.
+  expect(await taken(1_000, { wish: 5_000 })).toBe(500)
+  expect(await taken(1_000, { wish: 5_000, instances: 5 })).toBe(100)
+  // A newcomer: enough for sixteen calls like this one, or a 64th of the balance.
+  expect(await taken(1_000_000, { wish: 10 })).toBe(160)
+  expect(await taken(6_400, { wish: 10 })).toBe(100)
+  expect(await taken(100, { wish: 10 })).toBe(10)
+  expect(await taken(1_000_000, { wish: 5_000, isExact: true })).toBe(10)
+  expect(await taken(9, { wish: 10 })).toBe('insufficient')
+  await allotments.returnAll('a')
+  await world.close()
+})
