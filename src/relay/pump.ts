@@ -197,8 +197,9 @@ export function createPump(options: PumpOptions): Pump {
   const step = async (): Promise<Uint8Array | undefined> => {
     try {
       for (;;) {
-        if (gauge.isSpent(tally) && !(await gauge.ready())) {
-          return await fail('out-of-quota', gauge.refusal())
+        // One read may hold more than one extension covers.
+        while (gauge.isSpent(tally)) {
+          if (!(await gauge.ready())) return await fail('out-of-quota', gauge.refusal())
         }
         exchange.waiting(true)
         let read: Awaited<ReturnType<typeof reader.read>>
