@@ -32,6 +32,8 @@ export interface LoadResult {
   readonly good: number
   readonly failures: readonly string[]
   readonly seconds: number
+  /** Of the generator, in microseconds. */
+  readonly cpuUs: number
   /** Most streams that were open at once, past their first chunk. */
   readonly openAtOnce: number
   /** Content frames that did not arrive. */
@@ -43,6 +45,7 @@ const MAX_FAILURES = 5
 export async function runLoad(job: Job): Promise<LoadResult> {
   const failures: string[] = []
   const startedAtMs = performance.now()
+  const cpuStart = process.cpuUsage()
   let begun = 0
   let good = 0
   let openNow = 0
@@ -100,7 +103,9 @@ export async function runLoad(job: Job): Promise<LoadResult> {
 
   if (job.kind === 'calls') await inParallel(job.connections, () => callAll(job))
   else await inParallel(job.open, () => worker(job.streams, (id) => stream(job, id)))
-  return { good, failures, seconds: (performance.now() - startedAtMs) / 1000, openAtOnce, lostEvents }
+  const cpu = process.cpuUsage(cpuStart)
+  const seconds = (performance.now() - startedAtMs) / 1000
+  return { good, failures, seconds, cpuUs: cpu.user + cpu.system, openAtOnce, lostEvents }
 }
 
 const callRequest = ({ url, headers }: Job & { kind: 'calls' }, key: string): Uint8Array =>
