@@ -68,11 +68,14 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
     await admin.setUp()
     for (let number = 1; number <= channels; number++)
       await admin.channel({ name: `upstream ${number}`, baseUrl: upstreamUrl, models: [MODEL] })
-    const keys: string[] = []
-    for (let number = 0; number < users; number++) {
-      const user = await admin.user(WALLET)
-      for (let each = 0; each < keysPerUser; each++) keys.push((await admin.apiKey(user, { quota: WALLET })).key)
-    }
+    // Side by side, because most of it is hashing passwords.
+    const keys = await Promise.all(
+      Array.from({ length: users }, async () => {
+        const user = await admin.user(WALLET)
+        const make = async () => (await admin.apiKey(user, { quota: WALLET })).key
+        return Promise.all(Array.from({ length: keysPerUser }, make))
+      }),
+    )
     const [workerPid] = await node.workerPids()
     const books = await database.open()
     const settled = createSettled(books.number)
@@ -84,7 +87,7 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
       supervisorPid: node.supervisorPid(),
       workerPid: workerPid!,
       serverPids: database.pids,
-      keys,
+      keys: keys.flat(),
       async settled(calls) {
         await settled(calls)
         served += calls

@@ -4,6 +4,7 @@
  */
 import { callGateway, callProgram, NAMES, warmUp } from './calls.ts'
 import type { Gateway } from './gateway.ts'
+import { cpuOf } from './processes.ts'
 import type { Rig } from './rig.ts'
 import type { Row } from './table.ts'
 import type { TimedJob } from './timed.ts'
@@ -27,10 +28,12 @@ export interface LatencySizes {
 /** What is measured; times are sorted, in milliseconds, one list for each round. */
 interface Target {
   readonly name: string
-  readonly url: string
+  readonly program: { readonly url: string; readonly pid: number }
   readonly keys: readonly string[]
   readonly gateway?: Gateway
   readonly times: (readonly number[])[]
+  /** µs of CPU per call. */
+  readonly cpu: number[]
 }
 
 export async function measureLatency(
@@ -47,13 +50,17 @@ export async function measureLatency(
     }
     const perSecond = Math.round(Math.min(...capacities) / 2)
     const targets = () => ({
-      direct: target('mock', rig.mock.url),
-      bare: target('bare proxy', reference.url),
-      own: gateways.map((gateway) => ({ ...target(NAMES[gateway.engine], gateway.url), keys: gateway.keys, gateway })),
+      direct: target('mock', rig.mock),
+      bare: target('bare proxy', reference),
+      own: gateways.map((gateway) => ({
+        ...target(NAMES[gateway.engine], { url: gateway.url, pid: gateway.supervisorPid }),
+        keys: gateway.keys,
+        gateway,
+      })),
     })
     return [
       ...(await measured(rig, 'small call', targets(), { perSecond }, BEGINNING_SECONDS, sizes)),
-      { figure: 'small call: calls per second of the open loop', unit: '1/s', values: [perSecond] },
+      { figure: 'small call: its pace', unit: '1/s', values: [perSecond] },
       ...(await measured(rig, 'first byte of a stream', targets(), STREAMS, secondsOf(STREAMS.stream), sizes)),
     ]
   } finally {
@@ -61,7 +68,13 @@ export async function measureLatency(
   }
 }
 
-const target = (name: string, url: string): Target => ({ name, url, keys: ['any'], times: [] })
+const target = (name: string, program: Target['program']): Target => ({
+  name,
+  program,
+  keys: ['any'],
+  times: [],
+  cpu: [],
+})
 const secondsOf = ({ chunks, paceMs }: typeof STREAMS.stream): number => (chunks * paceMs) / 1_000
 
 async function measured(
@@ -76,16 +89,18 @@ async function measured(
   const count = unmeasured + Math.round(load.perSecond * seconds)
   const late: (readonly number[])[] = []
   for (let round = 0; round < rounds; round++)
-    for (const { url, keys, gateway, times } of [direct, bare, ...own]) {
-      const { timesMs, lateMs } = await rig.time({ kind: 'timed', url, keys, count, unmeasured, ...load })
+    for (const { program, keys, gateway, times, cpu } of [direct, bare, ...own]) {
+      const start = await cpuOf(program.pid)
+      const { timesMs, lateMs } = await rig.time({ kind: 'timed', url: program.url, keys, count, unmeasured, ...load })
       await gateway?.settled(count)
+      cpu.push(((await cpuOf(program.pid)) - start) / count)
       times.push(timesMs)
-      if (url === direct.url) late.push(lateMs)
+      if (program === direct.program) late.push(lateMs)
     }
 
   const added = ({ times }: Target, share: number): readonly number[] =>
     times.map((list, round) => at(list, share) - at(direct.times[round]!, share))
-  return PERCENTILES.flatMap(({ name, share, aimMs }): Row[] => [
+  const percentiles = PERCENTILES.flatMap(({ name, share, aimMs }): Row[] => [
     ...own.map(
       (each): Row => ({
         figure: `${label}, L2, ${each.name}: added ${name}`,
@@ -102,6 +117,15 @@ async function measured(
       reference: late.map((list) => at(list, share)),
     },
   ])
+  const cpu = own.map(
+    (each): Row => ({
+      figure: `${label}, L2, ${each.name}, at this pace`,
+      unit: 'µs CPU',
+      values: each.cpu,
+      reference: bare.cpu,
+    }),
+  )
+  return [...percentiles, ...cpu]
 }
 
 const at = (sorted: readonly number[], share: number): number =>

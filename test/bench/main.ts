@@ -52,10 +52,10 @@ async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly S
   const sections: Section[] = []
   const gateways: Gateway[] = []
   const shared = async (most = engines.length): Promise<readonly Gateway[]> => {
-    for (const engine of engines.slice(gateways.length, most)) {
-      say(`setting up on ${engine}`)
-      gateways.push(await openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }))
-    }
+    const missing = engines.slice(gateways.length, most)
+    if (missing.length > 0) say(`setting up on ${missing.join(' and ')}`)
+    const open = (engine: Engine) => openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD })
+    gateways.push(...(await Promise.all(missing.map(open))))
     return gateways.slice(0, most)
   }
   const closeShared = async (): Promise<void> => {
@@ -67,10 +67,10 @@ async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly S
       if (!figure.isOnShared) await closeShared()
       const result = await figure.measure(rig, mode, shared).then(
         (rows) => ({ rows }),
-        (error: unknown) => ({
-          rows: [],
-          failure: error instanceof Error ? (error.stack ?? error.message) : `${error}`,
-        }),
+        (error: unknown) => {
+          say(Bun.inspect(error))
+          return { rows: [], failure: error instanceof Error ? error.message : String(error) }
+        },
       )
       const seconds = (performance.now() - startedAtMs) / 1000
       sections.push({ title: figure.title, seconds, ...result })
@@ -105,7 +105,6 @@ try {
     const time = setting.startedAt.slice(0, 19).replaceAll(':', '')
     const folder = flags.output ?? join(import.meta.dir, '..', '..', '.cache', 'bench', time)
     say((await writeReport(folder, setting, sections)).join(', '))
-    // A wrong answer or sum is the one thing that fails; what is slow does not.
     if (sections.some(({ failure }) => failure)) process.exitCode = 1
   }
 } finally {

@@ -77,7 +77,7 @@ export async function writeReport(
   const files = { markdown: join(folder, 'bench.md'), json: join(folder, 'bench.json') }
   const judged = sections.map((section) => ({
     ...section,
-    rows: section.rows.map((row) => ({ ...row, ...judge(row) })),
+    rows: section.rows.map((row) => ({ ...row, verdict: judge(row) })),
   }))
   await writeFile(files.markdown, `# Benchmark\n\n${formatReport(setting, sections)}\n`)
   await writeFile(files.json, `${JSON.stringify({ ...setting, sections: judged }, null, 2)}\n`)

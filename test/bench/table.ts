@@ -43,7 +43,9 @@ export interface Verdict {
 
 export function judge({ values, reference, aim }: Row): Verdict {
   const own = summarize(values)
-  const times = (reference ?? []).map((base, round) => values[round]! / base).filter(Number.isFinite)
+  // A difference of two times may be nothing or less; no multiple of that says anything.
+  const isComparable = own !== undefined && reference?.every((base) => base > 0) === true
+  const times = isComparable ? reference.map((base, round) => values[round]! / base) : []
   const timesReference = summarize(times)?.median
   return { own, reference: summarize(reference ?? []), timesReference, isMet: aim && isMet(aim, own, timesReference) }
 }
