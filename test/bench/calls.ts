@@ -55,8 +55,11 @@ export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes
       others.push({ ...other, program, ...(!('missing' in program) && { target: target(other.name, program, share) }) })
     }
     const without = [bare, ...others.flatMap((other) => other.target ?? [])]
-    for (const each of without) await call(rig, each, WARM_UP * Math.min(1, each.share))
-    for (const gateway of gateways) await warmUp(rig, gateway)
+    // All at once: nothing is measured yet.
+    await Promise.all([
+      ...without.map((each) => call(rig, each, WARM_UP * Math.min(1, each.share))),
+      ...gateways.map((gateway) => warmUp(rig, gateway)),
+    ])
     const all = [...without, ...targets]
     for (let round = 0; round < sizes.rounds; round++)
       for (const each of all) await measured(rig, each, sizes.calls * each.share)

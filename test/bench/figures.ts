@@ -36,31 +36,31 @@ export const FIGURES: readonly Figure[] = [
   figure(
     'rig',
     'The rig itself',
-    { full: { rounds: 5, calls: 40_000 }, quick: { rounds: 3, calls: 20_000 } },
+    { full: { rounds: 5, calls: 40_000 }, quick: { rounds: 2, calls: 20_000 } },
     measureDirect,
   ),
   onShared(
     'calls',
     'Small calls',
-    { full: { rounds: 5, calls: 20_000 }, quick: { rounds: 3, calls: 8_000 } },
+    { full: { rounds: 5, calls: 20_000 }, quick: { rounds: 2, calls: 8_000 } },
     async (rig, shared, sizes) => measureCalls(rig, await shared(), sizes),
   ),
   onShared(
     'workers',
     'Small calls on several workers',
-    { full: { rounds: 5, calls: 20_000, workers: [2, 4] }, quick: { rounds: 3, calls: 8_000, workers: [2] } },
+    { full: { rounds: 5, calls: 20_000, workers: [2, 4] }, quick: { rounds: 2, calls: 8_000, workers: [2] } },
     async (rig, shared, sizes) => measureWorkers(rig, await shared(), sizes),
   ),
   onShared(
     'latency',
     'Added latency',
-    { full: { rounds: 5, seconds: 5 }, quick: { rounds: 3, seconds: 1 } },
+    { full: { rounds: 5, seconds: 5 }, quick: { rounds: 2, seconds: 1 } },
     async (rig, shared, sizes) => measureLatency(rig, await shared(), sizes),
   ),
   onShared(
     'streams',
     'Streams',
-    { full: { rounds: 5, streams: 400 }, quick: { rounds: 3, streams: 100 } },
+    { full: { rounds: 5, streams: 400 }, quick: { rounds: 2, streams: 100 } },
     async (rig, shared, sizes) => measureStreams(rig, (await shared(1))[0]!, sizes),
   ),
   figure(

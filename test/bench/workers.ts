@@ -38,7 +38,7 @@ export async function measureWorkers(
       servers: [] as number[],
       rate: [] as number[],
     }))
-    for (const { gateway } of nodes) await warmUp(rig, gateway)
+    await Promise.all(nodes.map(({ gateway }) => warmUp(rig, gateway)))
     for (let round = 0; round < rounds; round++)
       for (const { gateway, own, servers, rate } of nodes) {
         const [ownStart, serversStart] = [await cpuOf(gateway.supervisorPid), await serversCpu(gateway)]
