@@ -9,6 +9,7 @@ import type { Work } from './profile.ts'
 import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
+/** Of each worker: fewer would leave it waiting between calls, and each time it wakes costs as much as half a call. */
 const CONNECTIONS = 32
 /** Of a worker, until the engine has compiled what is hot: in the first 20,000 calls that costs more than the calls. */
 const WARM_UP = 30_000
@@ -115,7 +116,8 @@ const ofGateway = (label: string, gateway: Gateway, keys: readonly string[]): Ta
 /** Calls it, and waits until all has come to the database. @returns calls per second, without that wait */
 async function call(rig: Rig, { program, keys, gateway }: Target, calls: number): Promise<number> {
   const { url, headers = {} } = program
-  const { seconds } = await rig.load({ kind: 'calls', url, headers, keys, connections: CONNECTIONS, calls })
+  const connections = CONNECTIONS * (gateway?.workers ?? 1)
+  const { seconds } = await rig.load({ kind: 'calls', url, headers, keys, connections, calls })
   await gateway?.settled(calls)
   return calls / seconds
 }

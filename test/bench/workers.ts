@@ -1,4 +1,4 @@
-/** Several workers on the same machine: a call must cost no more CPU than on one, however the calls fall. */
+/** Several workers on the same machine, each as busy as the one: a call must cost no more CPU than there. */
 import { callGateway, serversCpu, warmUp } from './calls.ts'
 import { type Gateway, openGateway, SPREAD } from './gateway.ts'
 import { cpuOf } from './processes.ts'
