@@ -66,7 +66,10 @@ export const FIGURES: readonly Figure[] = [
   figure(
     'memory',
     'Memory of open streams',
-    { full: { rounds: 2, streams: [3_000, 5_000] }, quick: { rounds: 1, streams: [3_000] } },
+    {
+      full: { rounds: 2, streams: [3_000, 5_000], chunks: 20 },
+      quick: { rounds: 1, streams: [3_000], chunks: 8 },
+    },
     measureMemory,
   ),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
