@@ -20,7 +20,7 @@ const HOT_KEY_CALL = 'small call on one hot key'
 /** Each gets calls for about the same time: `share` of what Headgate gets. */
 const OTHERS = [
   { name: 'Portkey', start: startPortkey, share: 1 / 20, aim: { kind: 'at most × reference', times: 1 / 20 } },
-  { name: 'nginx', start: startNginxProxy, share: 2 },
+  { name: 'nginx', start: startNginxProxy, share: 3 },
 ] as const
 
 export interface CallSizes {
@@ -44,7 +44,7 @@ interface Target {
 
 export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes: CallSizes): Promise<readonly Row[]> {
   const reference = await rig.startReference()
-  const bare = target('bare proxy', reference)
+  const bare = target('bare proxy', reference, 3)
   const others: { readonly name: string; readonly program: Optional; readonly aim?: Row['aim']; target?: Target }[] = []
   const targets = gateways.flatMap((gateway) => [
     ofGateway(SPREAD_CALL, gateway, gateway.keys),
@@ -117,9 +117,9 @@ const ofGateway = (label: string, gateway: Gateway, keys: readonly string[]): Ta
 async function call(rig: Rig, { program, keys, gateway }: Target, calls: number): Promise<number> {
   const { url, headers = {} } = program
   const connections = CONNECTIONS * (gateway?.workers ?? 1)
-  const { seconds } = await rig.load({ kind: 'calls', url, headers, keys, connections, calls })
+  const { perSecond } = await rig.load({ kind: 'calls', url, headers, keys, connections, calls })
   await gateway?.settled(calls)
-  return calls / seconds
+  return perSecond
 }
 
 async function measured(rig: Rig, target: Target, calls: number): Promise<void> {
