@@ -79,6 +79,10 @@ async function build(options: {
     entrypoints: [join(root, 'src/main.ts')],
     target: 'bun',
     minify: { whitespace: true, syntax: true, identifiers: false },
+    // Parsing is half of a start, so the parsed form is built in; and a supervisor loads the few files that it needs.
+    format: 'esm',
+    bytecode: true,
+    splitting: true,
     sourcemap: 'linked',
     define: {
       HEADGATE_VERSION: JSON.stringify(packageJson.version),
