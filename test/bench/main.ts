@@ -6,40 +6,27 @@ import { cpus, loadavg, release } from 'node:os'
 import { parseArgs } from 'node:util'
 import packageJson from '../../package.json'
 import { stopServices } from '../support/services.ts'
-import { callWork, measureCalls } from './calls.ts'
+import { callWork } from './calls.ts'
+import { FIGURES, type Figure } from './figures.ts'
 import { type Engine, type Gateway, openGateway } from './gateway.ts'
-import { measureMemory } from './memory.ts'
 import { printProfile, takeProfile } from './profile.ts'
 import { openRig, type Rig } from './rig.ts'
-import { measureStart } from './start.ts'
-import { measureStreams, streamWork } from './streams.ts'
+import { streamWork } from './streams.ts'
 import { formatTable, type Row } from './table.ts'
 
-const USAGE = `bun run bench [--quick] [--only calls|streams|memory|start] [--engine sqlite|cluster] [--profile]
+const NAMES = FIGURES.map(({ name }) => name)
+const USAGE = `bun run bench [--quick] [--only <figure>[,<figure>…]] [--engine sqlite|cluster] [--profile]
 
   --quick     fewer rounds: about 5 minutes instead of 10
-  --only      one figure
+  --only      some of ${NAMES.join(', ')}
   --engine    SQLite alone, or MariaDB and Redis as in a cluster, instead of both
   --profile   where the CPU time of calls and streams goes, instead of the table
   HEADGATE_BINARY=dist/headgate measures the compiled binary`
 
-const FIGURES = ['calls', 'streams', 'memory', 'start'] as const
 const DIALECTS = ['chat', 'claude'] as const
 const ENGINES: readonly Engine[] = ['sqlite', 'cluster']
-
-const FULL = {
-  calls: { rounds: 5, calls: 20_000 },
-  streams: { rounds: 5, streams: 400 },
-  memory: { rounds: 2, streams: [3_000, 5_000] },
-  start: { rounds: 9 },
-}
-const QUICK: typeof FULL = {
-  calls: { rounds: 3, calls: 8_000 },
-  streams: { rounds: 3, streams: 200 },
-  memory: { rounds: 1, streams: [3_000, 5_000] },
-  start: { rounds: 3 },
-}
-
+/** What is profiled: in the sizes of a full run the profile has the same shape and takes longer. */
+const PROFILED = { calls: 20_000, streams: 400 } as const
 const SPREAD = { users: 50, keysPerUser: 2, channels: 5 } as const
 
 const { values: flags } = parseArgs({
@@ -51,45 +38,36 @@ const { values: flags } = parseArgs({
     help: { type: 'boolean', default: false },
   },
 })
-const isOneOf = (value: string | undefined, list: readonly string[]) => value === undefined || list.includes(value)
-if (flags.help || !isOneOf(flags.only, FIGURES) || !isOneOf(flags.engine, ENGINES)) {
+const only = flags.only?.split(',') ?? NAMES
+const engines = ENGINES.filter((engine) => flags.engine === undefined || flags.engine === engine)
+if (flags.help || engines.length === 0 || !only.every((name) => NAMES.includes(name))) {
   console.log(USAGE)
   process.exit(flags.help ? 0 : 2)
 }
 
-const sizes = flags.quick ? QUICK : FULL
-const engines = ENGINES.filter((engine) => flags.engine === undefined || flags.engine === engine)
-const isWanted = (figure: (typeof FIGURES)[number]): boolean => flags.only === undefined || flags.only === figure
 const say = (text: string): void => void process.stderr.write(`… ${text}\n`)
 
-async function measure(rig: Rig): Promise<readonly Row[]> {
+async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly Row[]> {
   const rows: Row[] = []
   const gateways: Gateway[] = []
+  const shared = async (most = engines.length): Promise<readonly Gateway[]> => {
+    for (const engine of engines.slice(gateways.length, most)) {
+      say(`setting up on ${engine}`)
+      gateways.push(await openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }))
+    }
+    return gateways.slice(0, most)
+  }
+  const closeShared = async (): Promise<void> => {
+    for (const gateway of gateways.splice(0)) await gateway.close()
+  }
   try {
-    if (isWanted('calls') || isWanted('streams')) {
-      for (const engine of isWanted('calls') ? engines : engines.slice(0, 1)) {
-        say(`setting up on ${engine}`)
-        gateways.push(await openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }))
-      }
-    }
-    if (isWanted('calls')) {
-      say('small calls')
-      rows.push(...(await measureCalls(rig, gateways, sizes.calls)))
-    }
-    if (isWanted('streams')) {
-      say('streams')
-      rows.push(...(await measureStreams(rig, gateways[0]!, sizes.streams)))
+    for (const { name, isOnShared, measure: measureFigure } of figures) {
+      say(name)
+      if (!isOnShared) await closeShared()
+      rows.push(...(await measureFigure(rig, flags.quick ? 'quick' : 'full', shared)))
     }
   } finally {
-    for (const gateway of gateways) await gateway.close()
-  }
-  if (isWanted('memory')) {
-    say('memory')
-    rows.push(...(await measureMemory(rig, sizes.memory)))
-  }
-  if (isWanted('start')) {
-    say('start')
-    rows.push(...(await measureStart(rig, sizes.start)))
+    await closeShared()
   }
   return rows
 }
@@ -124,15 +102,21 @@ const rig = await openRig()
 try {
   if (flags.profile) {
     const works = [
-      ...(isWanted('calls') ? [callWork(rig, sizes.calls.calls)] : []),
-      ...(isWanted('streams') ? DIALECTS.map((dialect) => streamWork(rig, dialect, sizes.streams.streams)) : []),
+      ...(only.includes('calls') ? [callWork(rig, PROFILED.calls)] : []),
+      ...(only.includes('streams') ? DIALECTS.map((dialect) => streamWork(rig, dialect, PROFILED.streams)) : []),
     ]
     for (const work of works) {
       say(`profile of a ${work.unit}`)
       const engine = engines[0]!
       printProfile(await takeProfile({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }, work))
     }
-  } else console.log(`${head.join('\n')}\n\n${formatTable(await measure(rig))}`)
+  } else {
+    const rows = await measure(
+      rig,
+      FIGURES.filter(({ name }) => only.includes(name)),
+    )
+    console.log(`${head.join('\n')}\n\n${formatTable(rows)}`)
+  }
 } finally {
   await rig.close()
   await stopServices()
