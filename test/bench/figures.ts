@@ -1,6 +1,7 @@
 /** What the benchmark measures, in the order of its table: a section for each figure, with its full and its quick sizes. */
 import { measureCalls } from './calls.ts'
 import type { Gateway } from './gateway.ts'
+import { measureIdle } from './idle.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
 import { measureStart } from './start.ts'
@@ -48,6 +49,7 @@ export const FIGURES: readonly Figure[] = [
     { full: { rounds: 2, streams: [3_000, 5_000] }, quick: { rounds: 1, streams: [3_000, 5_000] } },
     measureMemory,
   ),
+  figure('idle', 'Idle node', { full: { rounds: 5, seconds: 10 }, quick: { rounds: 1, seconds: 8 } }, measureIdle),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
 ]
 
