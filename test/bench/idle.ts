@@ -45,8 +45,13 @@ export async function measureIdle(
     }
   }
   return [
-    { figure: 'supervisor and one worker', unit: 'MB', values: both, aim: { kind: 'at most', value: AIM_MB } },
-    { figure: 'the same, shared pages once', unit: 'MB', values: shared },
+    {
+      figure: 'supervisor and one worker, added up',
+      unit: 'MB',
+      values: both,
+      aim: { kind: 'at most', value: AIM_MB },
+    },
+    { figure: 'the same, shared pages once', unit: 'MB', values: shared, aim: { kind: 'at most', value: AIM_MB } },
     { figure: 'worker', unit: 'MB', values: worker, reference: bare },
     { figure: 'supervisor', unit: 'MB', values: supervisor, reference: bare },
     { figure: 'both, per second', unit: 'ms CPU', values: cpu },
