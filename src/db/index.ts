@@ -1,4 +1,8 @@
-/** Opens the database, whichever engine the address names, and lists what others may use of this folder. */
+/**
+ * Opens the database, whichever engine the address names, and lists what others may use of this folder. The driver of
+ * MySQL is loaded when an address names such a server: it is a third of the program, in time to start and in memory. So
+ * `backup.ts`, which needs it either way, is imported by its commands alone.
+ */
 import { eq, sql } from 'drizzle-orm'
 import type { Log } from '../lib/log.ts'
 import { utcDateTime, zonedDateTime } from './datetime.ts'
@@ -6,12 +10,9 @@ import { createDb, type Db } from './db.ts'
 import { parseDsn, parseSqlitePath } from './dsn.ts'
 import { DbError } from './error.ts'
 import { createMysqlKit, createSqliteKit } from './kit.ts'
-import { openMysql } from './mysql.ts'
-import { createWireOpener, wireOf } from './mysql-wire.ts'
 import { openSqlite } from './sqlite.ts'
 import { defineTables, LOG_TABLES, type TableName, type Tables } from './tables/index.ts'
 
-export { type BackupReport, backUp, restore } from './backup.ts'
 export type { Db, InsertInto, InsertQuery } from './db.ts'
 export { type Dsn, type MysqlDsn, maskDsn, parseDsn, parseSqlitePath } from './dsn.ts'
 export { DbError, type DbErrorKind } from './error.ts'
@@ -94,6 +95,10 @@ async function openOnce(options: OpenDbOptions): Promise<Db> {
   }
   for (const warning of dsn.warnings) options.log.warn(warning)
   const { maxIdle = 100, maxOpen = 1_000, maxLifetimeMs = 60_000, slowMs = 200 } = options.pool ?? {}
+  const [{ openMysql }, { createWireOpener, wireOf }] = await Promise.all([
+    import('./mysql.ts'),
+    import('./mysql-wire.ts'),
+  ])
   const tables = defineTables(createMysqlKit(dsn.zone === undefined ? utcDateTime : zonedDateTime(dsn.zone)))
   const engine = openMysql({
     open: createWireOpener(wireOf(dsn)),

@@ -3,6 +3,7 @@ import { measureCalls } from './calls.ts'
 import { measureDirect } from './direct.ts'
 import type { Gateway } from './gateway.ts'
 import { measureLatency } from './latency.ts'
+import { measureIdle } from './idle.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
 import { measureStart } from './start.ts'
@@ -72,6 +73,7 @@ export const FIGURES: readonly Figure[] = [
     },
     measureMemory,
   ),
+  figure('idle', 'Idle node', { full: { rounds: 5, seconds: 10 }, quick: { rounds: 1, seconds: 8 } }, measureIdle),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
 ]
 

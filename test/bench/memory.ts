@@ -1,6 +1,6 @@
-/** Memory: of an idle node, and with thousands of slow streams open on one worker, compared to the byte with what was sent. */
+/** Memory with thousands of slow streams open on one worker, compared to the byte with what was sent. */
 import { openGateway } from './gateway.ts'
-import { cpuOf, residentOf } from './processes.ts'
+import { residentOf } from './processes.ts'
 import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
@@ -10,7 +10,7 @@ const AIMS_MB = new Map([
   [5_000, 400],
 ])
 const KEYS = 20
-const IDLE_MS = 5_000
+const SETTLE_MS = 2_500
 const SAMPLE_MS = 250
 
 export interface MemorySizes {
@@ -21,8 +21,6 @@ export interface MemorySizes {
 }
 
 export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<readonly Row[]> {
-  const idle = { supervisor: [] as number[], worker: [] as number[], both: [] as number[], cpu: [] as number[] }
-  const idleBare: number[] = []
   const crowds = sizes.streams.map((count) => ({
     count,
     bare: [] as number[],
@@ -52,8 +50,7 @@ export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<reado
   for (let round = 0; round < sizes.rounds; round++) {
     for (const { count, bare, worker, lost, open } of crowds) {
       await withReference(rig, async ({ url, pid }) => {
-        await Bun.sleep(IDLE_MS / 2)
-        idleBare.push(await residentOf(pid))
+        await Bun.sleep(SETTLE_MS)
         bare.push((await crowd(url, ['any'], pid, count)).most)
       })
       const gateway = await openGateway({
@@ -63,14 +60,8 @@ export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<reado
         keysPerUser: KEYS,
       })
       try {
-        const { url, keys, supervisorPid, workerPid } = gateway
-        const start = await cpuOf(supervisorPid)
-        await Bun.sleep(IDLE_MS)
-        idle.cpu.push(((await cpuOf(supervisorPid)) - start) / IDLE_MS)
-        const [supervisorMb, workerMb] = [await residentOf(supervisorPid), await residentOf(workerPid)]
-        idle.supervisor.push(supervisorMb)
-        idle.worker.push(workerMb)
-        idle.both.push(supervisorMb + workerMb)
+        const { url, keys, workerPid } = gateway
+        await Bun.sleep(SETTLE_MS)
         const { most, result } = await crowd(url, keys, workerPid, count)
         worker.push(most)
         lost.push(result.lostEvents + (count - result.good))
@@ -83,10 +74,6 @@ export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<reado
     }
   }
   return [
-    { figure: 'idle: supervisor and one worker', unit: 'MB', values: idle.both, aim: { kind: 'at most', value: 120 } },
-    { figure: 'idle: worker, after set-up', unit: 'MB', values: idle.worker, reference: idleBare },
-    { figure: 'idle: supervisor', unit: 'MB', values: idle.supervisor },
-    { figure: 'idle: node, per second', unit: 'ms CPU', values: idle.cpu },
     ...crowds.flatMap(({ count, bare, worker, lost, open }): Row[] => [
       {
         figure: `${count} slow streams: worker`,

@@ -45,3 +45,12 @@ export async function residentOf(pid: number): Promise<number> {
   const text = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '')
   return (Number(/^VmRSS:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024) / 1e6
 }
+
+/**
+ * The same, of pages that several processes have each its part. Two processes of one program share most of it, which
+ * `residentOf` counts twice; but so does any other process of that program.
+ */
+export async function proportionalOf(pid: number): Promise<number> {
+  const text = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8').catch(() => '')
+  return (Number(/^Pss:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024) / 1e6
+}
