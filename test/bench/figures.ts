@@ -1,6 +1,7 @@
 /** What the benchmark measures, in the order of its table: a section for each figure, with its full and its quick sizes. */
 import { measureCalls } from './calls.ts'
 import type { Gateway } from './gateway.ts'
+import { measureGrowth } from './growth.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
 import { measureStart } from './start.ts'
@@ -47,6 +48,15 @@ export const FIGURES: readonly Figure[] = [
     'Memory',
     { full: { rounds: 2, streams: [3_000, 5_000] }, quick: { rounds: 1, streams: [3_000, 5_000] } },
     measureMemory,
+  ),
+  figure(
+    'growth',
+    'Growth',
+    {
+      full: { logs: 10_000_000, rounds: 5, calls: 20_000, warmUp: 30_000, pages: 4, edits: 20 },
+      quick: { logs: 500_000, rounds: 3, calls: 5_000, warmUp: 15_000, pages: 1, edits: 10 },
+    },
+    measureGrowth,
   ),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
 ]

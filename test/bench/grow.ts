@@ -17,7 +17,7 @@ import { CALL_BODY, MODEL } from './wire.ts'
 export const GROWN = { users: 1_000, keys: 1_000_000, channels: 10_000, models: 50, days: 90 } as const
 /** A user in twenty is of group `vip`, which only so many channels serve. */
 export const FEW_CHANNELS = 5
-export const DATABASE = 'grown'
+const DATABASE = 'grown'
 /** What nodes on the kept database must agree on. */
 export const GROWN_ENV = { CRYPTO_SECRET: 'a crypto secret of measurements', NODE_NAME: 'node-1' } as const
 const VIP_EVERY = 20
@@ -36,7 +36,8 @@ const TYPE_SHARES = [
 
 export interface Grown {
   readonly server: SqlServer
-  readonly logs: number
+  /** Its name on the server. */
+  readonly database: string
   /** Unix seconds of the newest record that was made. */
   readonly endSec: number
 }
@@ -73,7 +74,7 @@ export async function openGrown(rig: Rig, logs: number, say: (text: string) => v
   const endSec = Number(await readFile(join(folder, 'end'), 'utf8'))
   const server = await start(join(folder, 'data'))
   await server.execute(`update ${DATABASE}.channels set base_url = '${rig.mock.url}'`)
-  return { server, logs, endSec }
+  return { server, database: DATABASE, endSec }
 }
 
 const start = (data: string): Promise<SqlServer> =>

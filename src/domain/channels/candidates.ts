@@ -4,6 +4,7 @@ import type { Provider } from '../../provider/provider.ts'
 import type { ChannelGate } from './breakers.ts'
 import { CHANNEL_STATUS, type Channel } from './channel.ts'
 import { hasUsableKey } from './key-choice.ts'
+import type { Change } from './load.ts'
 import { normaliseModel } from './model-name.ts'
 import { createTier, drawNext, narrow, type Obstacles, type Tier } from './tiers.ts'
 
@@ -55,7 +56,11 @@ export interface CandidateIndex {
   find(id: number): Channel | undefined
   /** All groups that any stored channel serves. */
   readonly groups: readonly string[]
+  /** @returns an index in which these have changed; what it shares with this one stays in order */
+  with(changes: readonly Change[]): CandidateIndex
 }
+
+type Buckets = ReadonlyMap<string, ReadonlyMap<string, Bucket>>
 
 interface Resolved {
   readonly tiers: readonly Tier[]
@@ -66,7 +71,10 @@ interface Resolved {
 }
 /** Who offers a model to a group; put in order when it is first asked for, so that a reload of many stays cheap. */
 interface Bucket {
+  /** By id; not changed once the index is made. */
   readonly members: Member[]
+  /** With which changes it was made. */
+  readonly madeFor: readonly Change[]
   resolved?: Resolved
 }
 
@@ -75,8 +83,8 @@ const MAX_LEFT_OUT = 20
 const MAX_LOOKED_AT = 50
 
 /**
- * Built once per reload. What a call asks is answered in a time that does not grow with the number of channels: it may be
- * thousands for one model, some of which are always disabled or cool down.
+ * What a call asks is answered in a time that does not grow with the number of channels: it may be thousands for one model,
+ * some of which are always disabled or cool down.
  * @param random in [0, 1)
  * @param gate what the health of channels has to say
  */
@@ -84,11 +92,14 @@ export const createCandidateIndex = (
   members: readonly Member[],
   random: () => number,
   gate: ChannelGate = ALL_WELL,
-): CandidateIndex => {
-  const channels = members.filter(isChannel)
-  const byId = new Map(channels.map((channel) => [channel.id, channel]))
-  const byGroup = indexMembers(members)
+): CandidateIndex =>
+  indexOf({ byId: new Map(), byGroup: new Map() }, random, gate).with(members.map((after) => ({ after })))
 
+const indexOf = (
+  { byId, byGroup }: { readonly byId: ReadonlyMap<number, Channel>; readonly byGroup: Buckets },
+  random: () => number,
+  gate: ChannelGate,
+): CandidateIndex => {
   const resolve = (group: string, model: string): Resolved => {
     const bucket = byGroup.get(group)?.get(model)
     if (!bucket) return NOBODY
@@ -139,6 +150,8 @@ export const createCandidateIndex = (
       }
       return [...names].sort()
     },
+    with: (changes) =>
+      indexOf({ byId: changedIds(byId, changes), byGroup: changedBuckets(byGroup, changes) }, random, gate),
   }
 }
 
@@ -183,20 +196,58 @@ const soonest = (tiers: readonly Tier[], tried: ReadonlySet<number>, gate: Chann
 
 const isChannel = (member: Member): member is Channel => !('unusableReason' in member)
 
-const indexMembers = (members: readonly Member[]): ReadonlyMap<string, ReadonlyMap<string, Bucket>> => {
-  const byGroup = new Map<string, Map<string, Bucket>>()
-  for (const member of members) {
+const changedIds = (byId: ReadonlyMap<number, Channel>, changes: readonly Change[]): ReadonlyMap<number, Channel> => {
+  const next = new Map(byId)
+  for (const { before } of changes) if (before) next.delete(before.id)
+  for (const { after } of changes) if (after && isChannel(after)) next.set(after.id, after)
+  return next
+}
+
+/** Only the buckets of the changed members are made anew. */
+const changedBuckets = (byGroup: Buckets, changes: readonly Change[]): Buckets => {
+  const gone = new Set(changes.flatMap(({ before }) => before ?? []))
+  const next = new Map([...byGroup].map(([group, byModel]) => [group, new Map(byModel)]))
+  const touch = (member: Member, each: (members: Member[]) => void): void => {
     for (const group of member.groups) {
-      const byModel = byGroup.get(group) ?? new Map<string, Bucket>()
-      byGroup.set(group, byModel)
+      const byModel = next.get(group) ?? new Map<string, Bucket>()
+      next.set(group, byModel)
       for (const model of member.models) {
         const bucket = byModel.get(model)
-        if (bucket) bucket.members.push(member)
-        else byModel.set(model, { members: [member] })
+        if (bucket?.madeFor === changes) {
+          each(bucket.members)
+          continue
+        }
+        const members = bucket ? bucket.members.filter((other) => !gone.has(other)) : []
+        byModel.set(model, { members, madeFor: changes })
+        each(members)
       }
     }
   }
-  return byGroup
+  for (const { before, after } of changes) {
+    if (before) touch(before, () => {})
+    if (after) touch(after, (members) => insertById(members, after))
+  }
+  for (const [group, byModel] of next) {
+    for (const [model, { members }] of byModel) if (members.length === 0) byModel.delete(model)
+    if (byModel.size === 0) next.delete(group)
+  }
+  return next
+}
+
+const insertById = (members: Member[], member: Member): void => {
+  if ((members.at(-1)?.id ?? 0) < member.id) members.push(member)
+  else members.splice(positionOf(members, member.id), 0, member)
+}
+
+const positionOf = (members: readonly Member[], id: number): number => {
+  let low = 0
+  let high = members.length
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if ((members[middle]?.id ?? 0) < id) low = middle + 1
+    else high = middle
+  }
+  return low
 }
 
 /** @returns undefined when the member may serve */
