@@ -22,7 +22,7 @@ const DATABASE = 'grown'
 export const GROWN_ENV = { CRYPTO_SECRET: 'a crypto secret of measurements', NODE_NAME: 'node-1' } as const
 const VIP_EVERY = 20
 /** Raised when what is made here changes, so that kept data are made anew. */
-const VERSION = 1
+const VERSION = 2
 const KEYS_PER_USER = GROWN.keys / GROWN.users
 const ROWS_PER_STATEMENT = 200_000
 const WALLET = 2_000_000_000
@@ -40,6 +40,8 @@ export interface Grown {
   readonly database: string
   /** Unix seconds of the newest record that was made. */
   readonly endSec: number
+  /** Reads beside the gateway. */
+  number(query: string): Promise<number>
 }
 
 /** User `u` has the id `2 + u`; key `k` of user `u` the number `k * users + u` and that plus 1 as id. */
@@ -74,7 +76,24 @@ export async function openGrown(rig: Rig, logs: number, say: (text: string) => v
   const endSec = Number(await readFile(join(folder, 'end'), 'utf8'))
   const server = await start(join(folder, 'data'))
   await server.execute(`update ${DATABASE}.channels set base_url = '${rig.mock.url}'`)
-  return { server, database: DATABASE, endSec }
+  return {
+    server,
+    database: DATABASE,
+    endSec,
+    async number(query) {
+      const connection = await mysql.createConnection({
+        socketPath: server.socketPath,
+        user: 'root',
+        database: DATABASE,
+      })
+      try {
+        const [rows] = await connection.query<mysql.RowDataPacket[]>(query)
+        return Number(Object.values(rows[0] ?? {})[0])
+      } finally {
+        await connection.end()
+      }
+    },
+  }
 }
 
 const start = (data: string): Promise<SqlServer> =>

@@ -16,7 +16,7 @@ import {
 } from './grow.ts'
 import { cpuOf, residentOf } from './processes.ts'
 import type { Rig } from './rig.ts'
-import { median, type Row } from './table.ts'
+import type { Row } from './table.ts'
 
 export interface GrowthSizes {
   readonly logs: number
@@ -201,12 +201,6 @@ const p95 = (values: readonly number[]): number =>
   [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.ceil(values.length * 0.95) - 1)] ?? 0
 
 async function pageRows(big: Gateway, grown: Grown, { pages, rounds, logs }: GrowthSizes): Promise<readonly Row[]> {
-  const timed = async (path: string, query: Query): Promise<{ readonly ms: number; readonly total: number }> => {
-    const startedAtMs = performance.now()
-    const text = new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]))
-    const data = await big.admin.call<{ total?: number }>('GET', `${path}?${text}`)
-    return { ms: performance.now() - startedAtMs, total: data.total ?? 0 }
-  }
   const kinds = Object.entries(pageKinds(grown.endSec))
   const first = new Map<string, number[]>()
   const deep = new Map<string, number[]>()
@@ -215,10 +209,10 @@ async function pageRows(big: Gateway, grown: Grown, { pages, rounds, logs }: Gro
   for (let n = 0; n < pages * rounds; n++) {
     for (const [kind, query] of kinds) {
       const wanted = query()
-      const { ms, total } = await timed('/api/log/', { ...wanted, page_size: PAGE })
+      const { ms, total } = await timed(big, '/api/log/', { ...wanted, page_size: PAGE })
       note(first, kind, ms)
       const last = Math.min(Math.max(1, Math.ceil(total / PAGE)), DEEP_OFFSET / PAGE + 1)
-      note(deep, kind, (await timed('/api/log/', { ...wanted, page_size: PAGE, p: last })).ms)
+      note(deep, kind, (await timed(big, '/api/log/', { ...wanted, page_size: PAGE, p: last })).ms)
     }
   }
   const all = (map: Map<string, number[]>): readonly number[] => [...map.values()].flat()
@@ -232,7 +226,7 @@ async function pageRows(big: Gateway, grown: Grown, { pages, rounds, logs }: Gro
     '90 days of a model': { model_name: grownModel(7) },
   }
   for (let n = 0; n < rounds; n++)
-    for (const [name, range] of Object.entries(ranges)) note(sums, name, (await timed('/api/log/stat', range)).ms)
+    for (const [name, range] of Object.entries(ranges)) note(sums, name, (await timed(big, '/api/log/stat', range)).ms)
   const kindRows = process.env['BENCH_PAGES']
     ? kinds.flatMap(([kind]): Row[] => [
         { figure: `page ${kind}, first`, unit: 'ms', values: first.get(kind) ?? [], aim: PAGE_AIM },
@@ -265,19 +259,65 @@ async function pageRows(big: Gateway, grown: Grown, { pages, rounds, logs }: Gro
   ]
 }
 
-/** The oldest records go, about as many as the calls of a run added. */
-async function cleanUpRows(
-  rig: Rig,
-  big: Gateway,
-  grown: Grown,
-  { calls, rounds, logs }: GrowthSizes,
-): Promise<readonly Row[]> {
-  const run = async (): Promise<{ readonly own: number; readonly seconds: number }> => {
-    const start = await cpuOf(big.serverPids[0]!)
-    const { seconds } = await rig.load({ kind: 'calls', url: big.url, keys: big.keys, connections: CONNECTIONS, calls })
+/** The oldest records go, as many as the calls of a run added, so that kept data stay of one size. */
+async function cleanUpRows(rig: Rig, big: Gateway, grown: Grown, sizes: GrowthSizes): Promise<readonly Row[]> {
+  const { calls, rounds, warmUp } = sizes
+  const serverPid = big.serverPids[0]!
+  const alone = { own: [] as number[], server: [] as number[], rate: [] as number[] }
+  const beside = { own: [] as number[], server: [] as number[], rate: [] as number[] }
+  const pages: number[] = []
+  const measured = async (values: typeof alone): Promise<void> => {
+    const [own, server] = [await cpuOf(big.supervisorPid), await cpuOf(serverPid)]
+    const job = { kind: 'calls', url: big.url, keys: big.keys, connections: CONNECTIONS, calls } as const
+    values.rate.push(calls / (await rig.load(job)).seconds)
     await big.settled(calls)
-    return { own: ((await cpuOf(big.serverPids[0]!)) - start) / calls, seconds: seconds / calls }
+    values.own.push(((await cpuOf(big.supervisorPid)) - own) / calls)
+    values.server.push(((await cpuOf(serverPid)) - server) / calls)
   }
-  void [rig, grown, rounds, logs, run, median]
-  return []
+  for (let round = 0; round < rounds; round++) await measured(alone)
+  const before = await grown.number('select count(*) from logs')
+  const target = await grown.number(
+    `select created_at from logs order by created_at limit 1 offset ${3 * (warmUp + rounds * calls)}`,
+  )
+  const startedAtMs = performance.now()
+  const path = '/api/system-task'
+  const { task_id } = await big.admin.call<{ task_id: string }>(
+    'POST',
+    `${path}/log-cleanup?target_timestamp=${target}`,
+  )
+  const isOver = async (): Promise<boolean> => {
+    const { status, error } = await big.admin.call<{ status: string; error: string }>('GET', `${path}/${task_id}`)
+    if (status === 'failed') throw new Error(`the clean-up failed: ${error}`)
+    return status !== 'pending' && status !== 'running'
+  }
+  do {
+    const looking = (async () => {
+      for (let n = 0; n < 5; n++)
+        pages.push((await timed(big, '/api/log/', { username: grownUser(n), page_size: PAGE })).ms)
+    })()
+    await measured(beside)
+    await looking
+  } while (!(await isOver()))
+  const seconds = (performance.now() - startedAtMs) / 1_000
+  const added = beside.rate.length * calls
+  const deleted = before + added - (await grown.number('select count(*) from logs'))
+  const figure = 'small call while old records are deleted'
+  return [
+    { figure: `${figure}; reference: else`, unit: 'µs CPU', values: beside.own, reference: alone.own },
+    { figure: 'the same, MariaDB itself', unit: 'µs CPU', values: beside.server, reference: alone.server },
+    { figure: `${figure}: calls per second`, unit: '1/s', values: beside.rate, reference: alone.rate },
+    { figure: 'log page meanwhile: p95', unit: 'ms', values: [p95(pages)], aim: PAGE_AIM },
+    { figure: 'records deleted meanwhile', unit: '1/s', values: [deleted / seconds] },
+  ]
+}
+
+async function timed(
+  { admin }: Gateway,
+  path: string,
+  query: Query,
+): Promise<{ readonly ms: number; readonly total: number }> {
+  const startedAtMs = performance.now()
+  const text = new URLSearchParams(Object.entries(query).map(([name, value]) => [name, String(value)]))
+  const data = await admin.call<{ total?: number }>('GET', `${path}?${text}`)
+  return { ms: performance.now() - startedAtMs, total: data.total ?? 0 }
 }
