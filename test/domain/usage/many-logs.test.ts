@@ -104,6 +104,16 @@ if (SERVER_ENGINE) {
       expect((await page('a channel', { channelId: 3 })).total).toBe(MAX_COUNTED)
       expect((await page('a key', { apiKeyName: 'key3' })).total).toBe(Math.min(MAX_COUNTED, ROWS / 20))
       expect((await page('a name', { username: 'user3' })).total).toBe(MAX_COUNTED)
+      expect((await page('errors', { type: 5 })).total).toBe(Math.min(MAX_COUNTED, ROWS / 50))
+      expect((await page('log-ins', { type: 7 })).total).toBe(0)
+      const early = { fromSec: NOW_SEC - ROWS / 2, toSec: NOW_SEC - ROWS / 4 }
+      expect((await page('a user, long ago', { username: 'user2', ...early })).total).toBe(MAX_COUNTED)
+      expect((await page('a user and a model, long ago', { userId: 1, modelName: 'model-1', ...early })).total).toBe(
+        Math.min(MAX_COUNTED, Math.floor(ROWS / 40)),
+      )
+      expect(
+        (await page('errors of a model, long ago', { type: 5, modelName: 'model-0', ...early })).total,
+      ).toBeGreaterThan(0)
       expect((await page('errors of an hour', { type: 5, fromSec: NOW_SEC - 3_599 })).total).toBe(72)
 
       // A long range: whole hours from the sums, the present hour from the rows.
