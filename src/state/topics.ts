@@ -1,7 +1,8 @@
 /**
  * Keeps what is in memory in step with the database: a change bumps its topic's version in the same transaction, then
  * tells the bus. A message is only a hint that saves time; the versions are read every fraction of a second, so a lost
- * message costs less than a second. The full reload catches edits made behind our back.
+ * message costs less than a second. A reload may look at what changed alone; a full one now and then catches edits made
+ * behind our back.
  */
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'

@@ -64,11 +64,11 @@ export interface LogSums {
 }
 
 export interface LogReads {
-  /** Newest first. `total` is exact up to 10,000 and 10,000 beyond: counting more would read them all. */
+  /** Newest first. `total` is exact up to 10,000; where there are more, it stays there: counting them would read them all. */
   list(
     filter: LogFilter,
     page: { readonly offset: number; readonly size: number },
-  ): Promise<{ readonly items: readonly LogRow[]; readonly total: number }>
+  ): Promise<{ readonly items: readonly LogRow[]; readonly total: number; readonly isTotalCapped: boolean }>
   sums(filter: LogFilter): Promise<LogSums>
   /** The newest rows of an API key, at most 1,000. */
   ofApiKey(apiKeyId: number): Promise<readonly LogRow[]>
@@ -111,8 +111,13 @@ export function createLogReads(deps: {
     )
   }
 
-  const countUpTo = async (condition: SQL | undefined): Promise<number> => {
-    const some = logDb.select({ id: logs.id }).from(logs).where(condition).limit(COUNTED_ROWS).as('some')
+  const countSome = async (condition: SQL | undefined): Promise<number> => {
+    const some = logDb
+      .select({ id: logs.id })
+      .from(logs)
+      .where(condition)
+      .limit(COUNTED_ROWS + 1)
+      .as('some')
     const [row] = await logDb.select({ rows: count() }).from(some)
     return row?.rows ?? 0
   }
@@ -202,15 +207,16 @@ export function createLogReads(deps: {
         .limit(size)
         .offset(offset)
         .as('page')
-      const [rows, total] = await Promise.all([
+      const [rows, counted] = await Promise.all([
         logDb
           .select(getTableColumns(logs))
           .from(page)
           .innerJoin(logs, eq(logs.id, page.id))
           .orderBy(...order),
-        countUpTo(condition),
+        countSome(condition),
       ])
-      return { items: await withNames(rows), total }
+      const isTotalCapped = counted > COUNTED_ROWS
+      return { items: await withNames(rows), total: isTotalCapped ? COUNTED_ROWS : counted, isTotalCapped }
     },
     async sums(filter) {
       const isConsumption = eq(logs.type, LOG_TYPE.consume)
