@@ -71,14 +71,15 @@ export const createLoader = (deps: {
   const { channels } = db.tables
   const known = new Map<number, Parsed>()
   const lists = createSharedLists()
+  const names = Object.keys(columns(db.tables)) as (keyof ChannelRow)[]
+  const isSameRow = (a: ChannelRow, b: ChannelRow): boolean => names.every((name) => a[name] === b[name])
   /** The version of the topic that `known` has in it. */
   let at: number | undefined
 
   const parse = (read: ChannelRow): Parsed => {
     const { text, list } = lists.of(read.models)
-    const row = { ...read, models: text }
-    const member = parseMember({ ...row, key: keys.open(row.key) }, providers, log)
-    return { row, member: { ...member, models: list } }
+    const row = { ...read, models: read.models === null ? null : text }
+    return { row, member: parseMember({ ...row, key: keys.open(row.key) }, list, providers, log) }
   }
   const read = (where?: SQL, limit = Number.MAX_SAFE_INTEGER): Promise<readonly ChannelRow[]> =>
     db.select(columns(db.tables)).from(channels).where(where).orderBy(asc(channels.id)).limit(limit)
@@ -132,15 +133,12 @@ const createSharedLists = () => {
   }
 }
 
-const isSameRow = (a: ChannelRow, b: ChannelRow): boolean =>
-  (Object.keys(a) as (keyof ChannelRow)[]).every((column) => a[column] === b[column])
-
-const parseMember = (row: ChannelRow, providers: ProviderList, log: Log): Member => {
+const parseMember = (row: ChannelRow, models: readonly string[], providers: ProviderList, log: Log): Member => {
   const provider = providers.find(row.type ?? 0)
   const unusable = (unusableReason: string): Member => ({
     id: row.id,
     groups: groupList(row.group),
-    models: commaList(row.models),
+    models,
     unusableReason,
   })
   if (!provider) return unusable(`channels of type ${row.type ?? 0} are not supported`)
@@ -151,9 +149,9 @@ const parseMember = (row: ChannelRow, providers: ProviderList, log: Log): Member
     return unusable('its key is encrypted with a CRYPTO_SECRET that this node does not have')
   }
   try {
-    return parseChannel(row, provider, (column) =>
-      log.warn('a column of a channel cannot be read', { channelId: row.id, column }),
-    )
+    const warn = (column: string): void =>
+      log.warn('a column of a channel cannot be read', { channelId: row.id, column })
+    return parseChannel(row, provider, warn, models)
   } catch (error) {
     log.warn('a channel cannot be read', { channelId: row.id, error })
     return unusable('its row cannot be read')
