@@ -145,7 +145,7 @@ export function createCalls(deps: CallsDeps) {
     try {
       checkModel(call)
       const [route] = routesOf(call, trace)
-      const isOffered = nextOffering(call, route!.candidates, 0, new Set(), trace) !== undefined
+      const isOffered = route!.candidates.next(0, new Set()) !== undefined
       if (!isOffered) {
         await ledger.note(countRecord(call, trace, route!.group, now()))
         return jsonResponse({ input_tokens: call.inputTokens }, call.id, stamp)
@@ -186,6 +186,7 @@ export function createCalls(deps: CallsDeps) {
       const candidates = channels.candidates({
         model,
         group,
+        operation: { name: call.endpoint.operation, isOffered: (provider) => wayTo(provider, call) !== undefined },
         forcedChannelId: caller.forcedChannelId,
         isTest: call.isTest,
       })
@@ -218,7 +219,7 @@ export function createCalls(deps: CallsDeps) {
     for (const { group, candidates } of routes) {
       const allowed = options.get('RetryTimes')
       for (let index = 0; index <= allowed; index++) {
-        const channel = nextOffering(call, candidates, index, tried, trace)
+        const channel = candidates.next(index, tried)
         if (!channel) break
         tried.add(channel.id)
         try {
@@ -240,15 +241,6 @@ export function createCalls(deps: CallsDeps) {
       lastError ??
       new GatewayError('model_not_found', { params: { model: call.model, group: caller.groups.join(', ') } })
     )
-  }
-
-  const nextOffering = (call: Call, candidates: Candidates, index: number, tried: Set<number>, trace: Trace) => {
-    for (;;) {
-      const channel = candidates.next(index, tried)
-      if (!channel || wayTo(channel.provider, call)) return channel
-      tried.add(channel.id)
-      trace.leftOut.push({ channelId: channel.id, reason: `does not offer ${call.endpoint.operation}` })
-    }
   }
 
   /** Another group may be dearer: its attempt is made only if the hold covers it. */

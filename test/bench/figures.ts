@@ -4,6 +4,7 @@ import { measureDirect } from './direct.ts'
 import type { Gateway } from './gateway.ts'
 import { measureLatency } from './latency.ts'
 import { measureIdle } from './idle.ts'
+import { measureGrowth } from './growth.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
 import { measureStart } from './start.ts'
@@ -74,6 +75,15 @@ export const FIGURES: readonly Figure[] = [
     measureMemory,
   ),
   figure('idle', 'Idle node', { full: { rounds: 5, seconds: 10 }, quick: { rounds: 1, seconds: 8 } }, measureIdle),
+  figure(
+    'growth',
+    'Growth',
+    {
+      full: { logs: 10_000_000, rounds: 5, calls: 20_000, warmUp: 30_000, pages: 4, edits: 20 },
+      quick: { logs: 500_000, rounds: 3, calls: 5_000, warmUp: 15_000, pages: 1, edits: 10 },
+    },
+    measureGrowth,
+  ),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
 ]
 

@@ -1,7 +1,16 @@
 /** What every engine promises to those who use `Db`. */
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
 import { and, eq, gte, inArray, sql, sum } from 'drizzle-orm'
-import { bumpTopic, createLeaseRow, type Db, DbError, readTopicVersions, together } from '../../src/db/index.ts'
+import {
+  bumpTopic,
+  createLeaseRow,
+  type Db,
+  DbError,
+  readTopicChanges,
+  readTopicVersion,
+  readTopicVersions,
+  together,
+} from '../../src/db/index.ts'
 import { ENGINES, type TestDb } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 
@@ -337,6 +346,33 @@ for (const engine of ENGINES) {
           )
         await Promise.all([raise(), raise(), raise()])
         expect((await readTopicVersions(db)).get('upsert')).toBe(21)
+      })
+
+      test('a topic tells which items changed since a version, or that it may be anything', async () => {
+        const bump = (items?: readonly number[]): Promise<void> => db.transaction((tx) => bumpTopic(tx, 'items', items))
+        const changes = (after: number, upTo: number) => readTopicChanges(db, 'items', { after, upTo })
+        await bump([7, 8])
+        await bump([8, 9, 9])
+        expect(await readTopicVersion(db, 'items')).toBe(2)
+        expect((await changes(0, 2))?.toSorted()).toEqual([7, 8, 9])
+        expect((await changes(1, 2))?.toSorted()).toEqual([8, 9])
+        expect(await changes(2, 2)).toEqual([])
+        await bump()
+        await bump([1])
+        expect(await changes(1, 4)).toBeUndefined()
+        expect(await changes(3, 4)).toEqual([1])
+        // A database that has gone back, and more items than it pays to name.
+        expect(await changes(4, 3)).toBeUndefined()
+        await bump(Array.from({ length: 1_000 }, (_, n) => n))
+        expect(await changes(4, 5)).toBeUndefined()
+        // What all have seen long since is not kept.
+        await db
+          .update(db.tables.topicVersions)
+          .set({ version: 2_000 })
+          .where(eq(db.tables.topicVersions.topic, 'items'))
+        await bump([2])
+        const { topicChanges } = db.tables
+        expect(await db.$count(topicChanges, eq(topicChanges.topic, 'items'))).toBe(1)
       })
     })
 

@@ -379,6 +379,32 @@ for (const engine of ENGINES) {
       expect(await codeOf(authenticate(made.key, () => IP))).toBe('401 invalid_api_key')
     })
 
+    test('a change that names its rows leaves the other keys in memory', async () => {
+      let reads = 0
+      const counted = watched(db, { before: () => reads++ })
+      const { authenticate } = authenticator(counted)
+      const [one, other] = [await newKey(), await newKey()]
+      const all = async () => [await codeOf(authenticate(one.key, () => IP)), await codeOf(authenticate(other.key, () => IP))]
+      const named = async (topic: string, id: number, work: (tx: Db) => PromiseLike<unknown>): Promise<void> => {
+        await db.transaction(async (tx) => {
+          await work(tx)
+          await bumpTopic(tx, topic, [id])
+        })
+        await node.topics.changed(topic)
+      }
+      const { tokens, users } = db.tables
+      expect(await all()).toEqual(['accepted', 'accepted'])
+      await change('users', async () => {})
+      await change('api-keys', async () => {})
+      await named('api-keys', one.id, (tx) => tx.update(tokens).set({ status: 2 }).where(eq(tokens.id, one.id)))
+      reads = 0
+      expect(await codeOf(authenticate(other.key, () => IP))).toBe('accepted')
+      expect(reads).toBe(0)
+      expect(await all()).toEqual(['401 invalid_api_key', 'accepted'])
+      await named('users', other.userId, (tx) => tx.update(users).set({ status: 2 }).where(eq(users.id, other.userId)))
+      expect(await all()).toEqual(['401 invalid_api_key', '403 access_denied'])
+    })
+
     test('without the database a known key works for the lease and no longer; an unknown one is a 503, never a 401', async () => {
       let isGone = false
       const failing = watched(db, {
