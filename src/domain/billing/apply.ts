@@ -49,11 +49,16 @@ export type Applied =
 /** A transaction that takes longer is given up, ms: its batch was too large for this database. */
 export const APPLY_DEADLINE_MS = 5_000
 const DEADLINE = { deadlineMs: APPLY_DEADLINE_MS } as const
-const STATEMENT_ROWS = 100
+/** Rows of an update, so that a `case` stays short. */
+const UPDATE_ROWS = 100
+/** Log rows of an insert, so that on SQLite calls have their turn between them. */
+const INSERT_ROWS = 200
 
-/** @param entries at most so many per statement, so that a `case` stays short */
+const chunksOf = <T>(entries: readonly T[], size: number): T[][] =>
+  Array.from({ length: Math.ceil(entries.length / size) }, (_, n) => entries.slice(n * size, (n + 1) * size))
+
 async function inChunks<T>(entries: readonly T[], work: (some: readonly T[]) => Promise<unknown>): Promise<void> {
-  for (let at = 0; at < entries.length; at += STATEMENT_ROWS) await work(entries.slice(at, at + STATEMENT_ROWS))
+  for (const some of chunksOf(entries, UPDATE_ROWS)) await work(some)
 }
 
 /** @returns where the database is with an instance's charges, locked in a transaction */
@@ -136,7 +141,7 @@ export function applyLog(
       : batch.charges.filter((charge) => charge.isLogged !== false).map((charge) => logRowOf(charge, clean))
     await together(
       () => advance(tx, clock, batch, 'log', at.isThere),
-      () => rows.length > 0 && tx.insert(tx.tables.logs).values(rows),
+      ...chunksOf(rows, INSERT_ROWS).map((some) => () => tx.insert(tx.tables.logs).values(some)),
       () => refusal && quarantine(tx, clock, 'log', refusal),
     )
     return { kind: 'applied', paid: new Map(), charged: new Map(), isUsageStale: false, saturated: [] }
