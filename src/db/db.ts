@@ -50,6 +50,15 @@ export interface Db {
   readTogether<T>(work: () => Promise<T>): Promise<T>
   /** Runs an update, delete or insert. @returns rows matched, removed or inserted (an update without effect counts) */
   changes(query: PromiseLike<unknown>): Promise<number>
+  /**
+   * Inserts rows that have their `id`; where it is there, `columns` of that row grow by the new row's. For tables without
+   * another unique key.
+   */
+  addUp<T extends MySqlTable>(
+    table: T,
+    rows: readonly (InsertValue<T> & { readonly id: number })[],
+    columns: readonly MySqlColumn[],
+  ): Promise<void>
   /** Inserts one row. @returns its auto-increment id */
   insertId<T extends MySqlTable>(table: T, row: InsertValue<T>): Promise<number>
   /** @returns rows inserted; rows that a unique key refuses are left out. Outside a transaction not atomic. */
@@ -165,6 +174,11 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
       transaction,
       readTogether,
       changes: async (query) => headerOf(await query).affectedRows,
+      addUp: async (table, rows, columns) => {
+        const plan = planInsert(table, listOf(rows))
+        if (!plan) throw new DbError('other', 'what is added up must be values')
+        await executor.insert({ ...plan, tail: dialect.addUp(columns.map(({ name }) => name)) })
+      },
       insertId: async (table, row) => headerOf(await insertInto(table, listOf(row))).insertId,
       insertIgnore: async (table, rows) => {
         const list = listOf(rows)

@@ -40,6 +40,8 @@ export interface Dialect {
     key: readonly MySqlColumn[],
     set: Record<string, unknown>,
   ): PromiseLike<unknown>
+  /** Follows the rows of an insert: where an id is there, these columns of its row grow by the new row's. */
+  addUp(columns: readonly string[]): string
   /**
    * Inserts but for the rows that a unique key refuses; everything else that is wrong is an error.
    * @param insert inserts rows in one statement, and says how many

@@ -12,6 +12,8 @@ export interface InsertRows {
   readonly columns: readonly string[]
   /** driver values, row by row, in the order of `columns` */
   readonly rows: readonly (readonly unknown[])[]
+  /** Follows the rows: what becomes of one whose key is there. Absent: nothing. */
+  readonly tail?: string
 }
 
 /**

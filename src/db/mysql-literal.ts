@@ -22,7 +22,9 @@ export function inline(sql: string, params: readonly unknown[]): string {
 
 /** An insert of many rows. Its values are put where they belong at once: to look for places in so long a text costs more. */
 export const insertText = (insert: InsertRows): string =>
-  insertHead(insert, '`') + insert.rows.map((row) => `(${row.map(literal).join(', ')})`).join(', ')
+  insertHead(insert, '`') +
+  insert.rows.map((row) => `(${row.map(literal).join(', ')})`).join(', ') +
+  (insert.tail ?? '')
 
 /**
  * Means the same in every SQL mode: what a backslash does depends on the mode, so texts that have one are written in

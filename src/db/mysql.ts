@@ -307,6 +307,8 @@ const mysqlDialect: Dialect = {
   },
   rows: (_table, rows) => rows,
   upsert: (builders, table, row, _key, set) => builders.insert(table).values(row).onDuplicateKeyUpdate({ set }),
+  addUp: (columns) =>
+    ` on duplicate key update ${columns.map((name) => `\`${name}\` = coalesce(\`${name}\`, 0) + values(\`${name}\`)`).join(', ')}`,
   /** Not `insert ignore`: that also cuts texts that are too long. Refused rows are rare, so all go in one statement first. */
   async insertIgnore(_builders, _table, rows, insert) {
     const insertSome = async (some: readonly Record<string, unknown>[]): Promise<number> => {

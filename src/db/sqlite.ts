@@ -208,7 +208,7 @@ function openConnection(path: string, busyTimeoutMs: number, isReader: boolean):
     insert(insert) {
       const head = insertHead(insert, '"')
       const row = `(${insert.columns.map(() => '?').join(', ')})`
-      const textOf = (count: number): string => head + new Array(count).fill(row).join(', ')
+      const textOf = (count: number): string => head + new Array(count).fill(row).join(', ') + (insert.tail ?? '')
       const full = textOf(ROWS_AT_ONCE)
       let affectedRows = 0
       let insertId = 0
@@ -285,6 +285,8 @@ const sqliteDialect = (ddlOf: (table: string) => unknown): Dialect => {
         .insert(table as unknown as SQLiteTable)
         .values(row)
         .onConflictDoUpdate({ target: key as unknown as SQLiteColumn[], set }),
+    addUp: (columns) =>
+      ` on conflict ("id") do update set ${columns.map((name) => `"${name}" = coalesce("${name}", 0) + excluded."${name}"`).join(', ')}`,
     insertIgnore: async (builders, table, rows) =>
       headerOf(
         await asSqlite(builders)

@@ -104,10 +104,8 @@ export function createFlush(deps: {
   const applyOnce = async (part: Part, batch: Batch, at: number, refusal?: Refusal): Promise<Applied> => {
     const clean = CLEANERS[at] ?? asciiText
     if (part === 'log') return applyLog(logDb, clock, batch, clean, refusal)
-    const usage = refusal ? { known: new Map(), fresh: [] } : await usageRows.locate(batch.charges, clean)
-    const answer = await applyMain(db, clock, batch, usage, refusal)
-    if (answer.kind === 'applied' && answer.isUsageStale) usageRows.forget()
-    return answer
+    const usage = refusal ? { known: [], fresh: [] } : await usageRows.locate(batch.charges, clean)
+    return applyMain(db, clock, batch, usage, refusal)
   }
 
   /** @returns false: the database is elsewhere, look again */
