@@ -294,11 +294,14 @@ export function createFlush(deps: {
     return seen
   }
 
+  /** What comes meanwhile is left to the next pass: else, under load, this one would go on for ever with a few at a time. */
   const flushTenure = async (part: Part, outbox: Outbox, instanceId: string): Promise<void> => {
+    let end: number | undefined
     for (;;) {
       const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
       if (!tenure) return
-      const next = misfits.has(instanceId) ? undefined : nextBatch(part, outbox, tenure, size[part])
+      end ??= endOf(part, outbox, tenure)
+      const next = misfits.has(instanceId) ? undefined : nextBatch(part, outbox, tenure, end, size[part])
       if (next?.unreadable !== undefined) await applyUnreadable(part, outbox, next.batch, next.unreadable)
       else if (next) await applyRange(part, outbox, next.batch)
       if (misfits.has(instanceId)) await setMisfitAside(outbox, part, instanceId)
@@ -441,16 +444,16 @@ const UNREADABLE_CHARGE = {
 const endOf = (part: Part, outbox: Outbox, tenure: Tenure): number =>
   part === 'main' ? outbox.lastSeq(tenure.instanceId) : tenure.main.seq
 
-/** @returns the next charges that are readable, or one that is not, alone; undefined: nothing is left */
+/** @returns the next charges up to number `end` that are readable, or one that is not, alone; undefined: nothing is left */
 function nextBatch(
   part: Part,
   outbox: Outbox,
   tenure: Tenure,
+  end: number,
   size: number,
 ): { readonly batch: Batch; readonly unreadable?: string } | undefined {
   const { instanceId } = tenure
   const from = tenure[part]
-  const end = endOf(part, outbox, tenure)
   if (end <= from.seq) return undefined
   const entries = outbox.read(instanceId, from.seq, Math.min(size, end - from.seq), BATCH[part].chars)
   if (entries.length === 0) {
