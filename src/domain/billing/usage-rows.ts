@@ -13,12 +13,11 @@ export type UsageRow = Omit<Db['tables']['quotaData']['$inferInsert'], 'id'> & {
   readonly userId: number
 }
 
-export interface UsageTotals {
-  readonly count: number
-  readonly quota: number
-  readonly tokenUsed: number
-  /** the row as it would be inserted */
-  readonly row: UsageRow
+/** What a batch adds to quota_data, as rows of it. */
+export interface LocatedUsage {
+  /** Added to the row of that id; in order of ids. */
+  readonly known: readonly (UsageRow & { readonly id: number })[]
+  readonly fresh: readonly UsageRow[]
 }
 
 const HOUR_SEC = 3_600
@@ -71,22 +70,22 @@ export function createUsageRows({ db }: { readonly db: Db }) {
 
   return {
     /** @param clean applied to the texts. @throws DbError */
-    async locate(charges: readonly Charge[], clean: (text: string) => string) {
+    async locate(charges: readonly Charge[], clean: (text: string) => string): Promise<LocatedUsage> {
       const totals = sumUsage(charges, clean)
-      const wanted = [...totals].filter(([key]) => !ids.has(key) && met.has(key)).map(([, { row }]) => row)
+      const wanted = [...totals].filter(([key]) => !ids.has(key) && met.has(key)).map(([, row]) => row)
       for (const node of new Set(wanted.map((row) => row.nodeName)))
         await lookUp(wanted.filter((row) => row.nodeName === node))
       if (met.size > MAX_KNOWN) met = new Set()
-      const known = new Map<number, UsageTotals>()
+      const known: (UsageRow & { readonly id: number })[] = []
       const fresh: UsageRow[] = []
-      for (const [key, total] of totals) {
+      for (const [key, row] of totals) {
         const id = ids.get(key)
         if (id === undefined) {
-          fresh.push(total.row)
+          fresh.push(row)
           met.add(key)
-        } else known.set(id, total)
+        } else known.push({ ...row, id })
       }
-      return { known, fresh }
+      return { known: known.sort((a, b) => a.id - b.id), fresh }
     },
     /** Rows may have been removed: look again. */
     forget(): void {
@@ -96,8 +95,8 @@ export function createUsageRows({ db }: { readonly db: Db }) {
   }
 }
 
-function sumUsage(charges: readonly Charge[], clean: (text: string) => string): Map<string, UsageTotals> {
-  const totals = new Map<string, UsageTotals>()
+function sumUsage(charges: readonly Charge[], clean: (text: string) => string): Map<string, UsageRow> {
+  const totals = new Map<string, UsageRow>()
   for (const charge of charges) {
     if (!charge.isCounted || charge.isExported === false) continue
     const row: UsageRow = {
@@ -112,12 +111,12 @@ function sumUsage(charges: readonly Charge[], clean: (text: string) => string): 
     }
     const key = keyOf(row)
     const before = totals.get(key)
-    const total = {
+    totals.set(key, {
+      ...row,
       count: (before?.count ?? 0) + 1,
       quota: clampQuota((before?.quota ?? 0) + charge.quota),
       tokenUsed: clampQuota((before?.tokenUsed ?? 0) + charge.promptTokens + charge.completionTokens),
-    }
-    totals.set(key, { ...total, row: { ...row, ...total } })
+    })
   }
   return totals
 }
