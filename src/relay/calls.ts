@@ -2,17 +2,19 @@
  * Carries one call from end to end: who pays, which channels, money before work, attempts in turn, and exactly one end of
  * the hold. Nothing is tried again once a byte went to the client.
  */
-import { estimateInputTokens, type Hold, type Ledger, type Prices } from '../domain/billing/index.ts'
+import { estimateInputTokens, estimateLongInput, type Hold, type Ledger, type Prices } from '../domain/billing/index.ts'
 import { type Candidates, type Channels, normaliseModel, shouldRetry } from '../domain/channels/index.ts'
 import type { Options } from '../domain/options/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
+import type { Turns } from '../lib/turns.ts'
 import { codecs, errorInBody } from '../protocol/index.ts'
 import { type Built, buildUpstream, wayTo } from './build.ts'
 import { failureOf, readFailure, reasonOf } from './failure.ts'
 import { createGauge, refusalOf } from './gauge.ts'
 import { createPump } from './pump.ts'
+import { freeLarge, isLarge } from './read.ts'
 import { consumedRecord, countRecord, errorRecord, type Facts, type Trace } from './record.ts'
 import type { Refusals } from './refusals.ts'
 import { jsonResponse, type Stamp, streamResponse, wholeResponse } from './respond.ts'
@@ -31,6 +33,7 @@ export interface CallsDeps {
   readonly log: Log
   readonly clock: Clock
   readonly stamp: Stamp
+  readonly turns: Turns
   readonly isErrorLogged: boolean
   readonly isUsageForced: boolean
   readonly isTextCounted: boolean
@@ -51,7 +54,7 @@ const MAX_ANSWER_BYTES = 256 * 1024 * 1024
 const UPSTREAM_ID_HEADERS = ['x-oneapi-request-id', 'x-request-id', 'request-id'] as const
 
 export function createCalls(deps: CallsDeps) {
-  const { channels, ledger, prices, options, sender, refusals, log, clock, stamp, limits } = deps
+  const { channels, ledger, prices, options, sender, refusals, log, clock, stamp, turns, limits } = deps
   const live = new Set<LiveCall>()
   let onIdle: (() => void) | undefined
 
@@ -289,6 +292,9 @@ export function createCalls(deps: CallsDeps) {
       if (!key) throw new GatewayError('channel:no_available_key')
       entry.keyIndex = key.index
       const upstreamModel = channels.upstreamModel(channel, call.model)
+      // Each copy of megabytes takes milliseconds, in which nobody else is served.
+      const isHeavy = isLarge(call.bytes)
+      if (isHeavy) await turns.next()
       built = await buildUpstream(call, channel, key.key, upstreamModel, {
         isPassThrough:
           options.get('global.pass_through_request_enabled') || channel.setting.pass_through_body_enabled === true,
@@ -297,7 +303,9 @@ export function createCalls(deps: CallsDeps) {
         group: purse.group,
         retryIndex,
         lastError,
+        turns,
       })
+      if (isHeavy) await turns.next()
       entry.upstreamModel = upstreamModel
       entry.way = built.way
       running.drains = channel.setting.drain === true
@@ -311,7 +319,7 @@ export function createCalls(deps: CallsDeps) {
       const left = running.abortedBy()
       if (left !== undefined) throw asSendError(left, undefined)
       isSent = true
-      exchange = await sender.send({
+      const sending = sender.send({
         url: built.url,
         headers: built.headers,
         body: built.body,
@@ -319,6 +327,8 @@ export function createCalls(deps: CallsDeps) {
         limits,
         onOpen: running.open,
       })
+      if (isHeavy) built = withoutBody(built, call)
+      exchange = await sending
       const { response } = exchange
       entry.status = response.status
       const secrets = [key.key]
@@ -563,6 +573,12 @@ const withoutBodies = <T extends { readonly job: { readonly call: Call }; readon
   built: { ...built, body: '', upstreamCall: { ...built.upstreamCall, json: {} } } as Built,
 })
 
+/** For the wait until the upstream has answered: what was sent was copied, and the client's bytes are there to try again. */
+function withoutBody(built: Built, call: Call): Built {
+  if (typeof built.body !== 'string' && built.body !== call.bytes) freeLarge(built.body)
+  return { ...built, body: '' }
+}
+
 const payerOf = ({ caller }: Call) => ({
   userId: caller.userId,
   apiKeyId: caller.apiKeyId,
@@ -578,5 +594,12 @@ const upstreamId = (exchange: Exchange | undefined): string => {
 }
 
 /** Counted once for the hold and, where nothing is reported, the bill. */
-export const countInput = (call: Pick<Call, 'endpoint' | 'json' | 'model'>, isTextCounted: boolean): number =>
-  isTextCounted ? estimateInputTokens(call.endpoint.reading.countable(call.json), call.model) : 0
+export function countInput(
+  { endpoint, json, model, long }: Pick<Call, 'endpoint' | 'json' | 'model' | 'long'>,
+  isTextCounted: boolean,
+  turns: Turns,
+): number | Promise<number> {
+  if (!isTextCounted) return 0
+  const countable = endpoint.reading.countable(json)
+  return long ? estimateLongInput(countable, model, long, turns) : estimateInputTokens(countable, model)
+}

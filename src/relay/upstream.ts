@@ -36,6 +36,7 @@ export interface Exchange {
 }
 
 export interface Sender {
+  /** The body has been copied when this returns: what it held may change. */
   send(request: {
     readonly url: string
     readonly headers: Headers

@@ -2,11 +2,18 @@
  * Estimates tokens without a tokenizer: characters fall into classes, each class has a weight, a run of letters or digits
  * counts once. Serves holds, and bills of upstreams that report no usage. One pass over the text.
  */
+import type { LongStrings } from '../../lib/long-strings.ts'
+import type { Turns } from '../../lib/turns.ts'
 import type { Countable } from '../../protocol/codec.ts'
 
 /** Adds up text that arrives in pieces; a word cut between two pieces counts once. */
 export interface TokenCounter {
   add(text: string): void
+  /**
+   * The same of a part of a valid JSON string in UTF-8, without making it a string: from a character to where one ends at
+   * or after `until`. @returns where it ended
+   */
+  addJson(bytes: Uint8Array, from: number, until: number): number
   /** Tokens so far, rounded up. */
   total(): number
 }
@@ -21,8 +28,43 @@ export function estimateInputTokens(countable: Countable, model: string): number
   const counter = createTokenCounter(model)
   for (const text of countable.texts) {
     counter.add(text)
-    counter.add('\u0000') // Ends a run; costs nothing.
+    counter.add(GAP)
   }
+  return totalOf(counter, countable, model)
+}
+
+/** The same of a document whose long strings are marks, in turns. */
+export async function estimateLongInput(
+  countable: Countable,
+  model: string,
+  long: LongStrings,
+  turns: Turns,
+): Promise<number> {
+  const counter = createTokenCounter(model)
+  let unbroken = 0
+  for (const text of countable.texts) {
+    const { start, end } = long.find(text) ?? { start: 0, end: 0 }
+    if (end === 0) counter.add(long.restore(text))
+    for (let at = start; at < end; ) {
+      if (unbroken >= PIECE_BYTES) {
+        await turns.next()
+        unbroken = 0
+      }
+      const from = at
+      at = counter.addJson(long.bytes, from, Math.min(end, from + PIECE_BYTES - unbroken))
+      unbroken += at - from
+    }
+    counter.add(GAP)
+  }
+  return totalOf(counter, countable, model)
+}
+
+/** Ends a run; costs nothing. */
+const GAP = '\u0000'
+/** Counted in about half a millisecond. */
+const PIECE_BYTES = 1 << 19
+
+function totalOf(counter: TokenCounter, countable: Countable, model: string): number {
   const frame =
     countable.messages * FRAME.message + countable.names * FRAME.name + countable.tools * FRAME.tool + FRAME.answer
   const media =
@@ -51,6 +93,24 @@ export function createTokenCounter(model: string): TokenCounter {
         if (kind !== previous || kind > CLASS.number) counts[kind]! += 1
         previous = kind
       }
+    },
+    addJson(bytes, from, until) {
+      let at = from
+      while (at < until) {
+        const byte = bytes[at]!
+        let kind: number
+        if (byte < 128 && byte !== BACKSLASH) {
+          kind = ASCII[byte]!
+          at++
+        } else {
+          const code = codeAt(bytes, at)
+          kind = code < 128 ? ASCII[code]! : classOf(code)
+          at += byte === BACKSLASH ? (bytes[at + 1] === LETTER_U ? 6 : 2) : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4
+        }
+        if (kind !== previous || kind > CLASS.number) counts[kind]! += 1
+        previous = byte >= 0xf0 ? CLASS.none : kind // The second half of a pair ends a run.
+      }
+      return at
     },
     total() {
       const sum = weights.reduce((tokens, weight, kind) => tokens + weight * counts[kind]!, 0)
@@ -144,6 +204,26 @@ const RANGES: readonly (readonly [first: number, kind: number])[] = [
   [0xffa0, CLASS.cjk],
   [0xffe0, CLASS.symbol],
 ]
+
+const BACKSLASH = 92
+const LETTER_U = 117
+/** Escapes that are not the character itself. */
+const CONTROLS: Readonly<Record<number, number>> = { 98: 8, 102: 12, 110: 10, 114: 13, 116: 9 }
+
+/** UTF-16 unit of what stands at a place of a JSON string in UTF-8; of a pair the first. */
+function codeAt(bytes: Uint8Array, at: number): number {
+  const first = bytes[at]!
+  const second = bytes[at + 1]!
+  if (first === BACKSLASH) {
+    if (second !== LETTER_U) return CONTROLS[second] ?? second
+    return Number.parseInt(String.fromCharCode(bytes[at + 2]!, bytes[at + 3]!, bytes[at + 4]!, bytes[at + 5]!), 16)
+  }
+  if (first < 0xe0) return ((first & 31) << 6) | (second & 63)
+  const third = bytes[at + 2]!
+  if (first < 0xf0) return ((first & 15) << 12) | ((second & 63) << 6) | (third & 63)
+  const point = ((first & 7) << 18) | ((second & 63) << 12) | ((third & 63) << 6) | (bytes[at + 3]! & 63)
+  return 0xd800 + ((point - 0x10000) >> 10)
+}
 
 function classOf(code: number): number {
   if (code >= 0x3040 && code < 0xa000) return CLASS.cjk // By far the most frequent.
