@@ -1,36 +1,36 @@
 /**
- * Large bodies: 8 requests of 10 MB at once on one worker. What is resident at most, compared with the bytes in flight, and
- * how much longer small calls beside them wait. The upstream compares what arrives with what was sent. Runnable as that
- * upstream and as the two generators, each a process of its own, so that none of them makes another wait.
+ * Large bodies: 8 requests of 10 MB at once on one worker, and small calls beside them. What is resident at most, compared
+ * with the bytes in flight, and how much longer the small calls take than alone. The upstream compares what arrives with
+ * what was sent. Runnable as that upstream and as the generator, so that none of them makes another wait.
  */
 import { openGateway } from './gateway.ts'
 import { cpuOf, peakOf, resetPeak, residentOf } from './processes.ts'
 import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
-import { CALL_BODY, CALL_REPLY, MODEL, PATHS } from './wire.ts'
+import { CALL_REPLY, MODEL, PATHS } from './wire.ts'
 
 const BODY_BYTES = 10_000_000
 const AT_ONCE = 8
 /** How long the upstream thinks, so that all bodies are in flight together. */
 const THINK_MS = 300
-/** Small calls start every so often, whether or not those before them have ended. */
-const PACE_MS = 5
-const ALONE_MS = 2_000
-const WARM_UP_MS = 3_000
-const SETTLE_MS = 1_500
+const SMALL_PER_SECOND = 200
+const ALONE_SECONDS = 2
+/** Until memory that small calls took for a moment is given back. */
+const SETTLE_MS = 1_000
 const KEYS = 20
 
-const KINDS = {
+export const BODY_KINDS = {
   image: 'an image',
   text: 'long texts',
   converted: 'long texts, converted',
 } as const
-type Kind = keyof typeof KINDS
+type Kind = keyof typeof BODY_KINDS
 
 export interface BodySizes {
   readonly rounds: number
-  /** Large bodies of each kind and round. */
-  readonly bodies: number
+  /** How long bodies of each kind are sent. */
+  readonly seconds: number
+  readonly kinds: readonly Kind[]
 }
 
 interface Target {
@@ -39,94 +39,85 @@ interface Target {
   readonly keys: readonly string[]
 }
 
+/** One value per round. */
+interface Figures {
+  /** MB above idle */
+  readonly peak: number[]
+  /** ms */
+  readonly wait: number[]
+  /** ms per body, small calls beside it included */
+  readonly cpu: number[]
+}
+
 export async function measureBodies(rig: Rig, sizes: BodySizes): Promise<readonly Row[]> {
-  const rows: Row[] = []
   const upstream = await rig.start(FILE, 'upstream')
   try {
-    for (const kind of Object.keys(KINDS) as Kind[]) {
-      const own = emptyFigures()
-      const bare = emptyFigures()
-      for (let round = 0; round < sizes.rounds; round++) {
-        await withReference(rig, upstream, (target) => measureRound(rig, target, kind, sizes.bodies, bare))
-        // A worker of its own each time: its peak starts from an idle node.
-        const gateway = await openGateway({
-          folder: rig.folder,
-          engine: 'sqlite',
-          upstreamUrl: upstream.url,
-          keysPerUser: KEYS,
-        })
-        try {
-          const target = { url: gateway.url, pid: gateway.workerPid, keys: gateway.keys }
-          await gateway.settled(await measureRound(rig, target, kind, sizes.bodies, own))
-        } finally {
-          await gateway.close()
-        }
-      }
-      // The bare proxy converts nothing.
-      const reference = (values: readonly number[]) => (kind === 'converted' ? {} : { reference: values })
-      const figure = `${AT_ONCE} bodies of 10 MB, ${KINDS[kind]}`
-      rows.push(
-        {
-          figure: `${figure}: peak above idle`,
-          unit: 'MB',
-          values: own.peak,
-          ...reference(bare.peak),
-          aim: { kind: 'at most', value: (3 * AT_ONCE * BODY_BYTES) / 1e6 },
-        },
-        {
-          figure: `${figure}: small calls wait longer, p99`,
-          unit: 'ms',
-          values: own.wait,
-          ...reference(bare.wait),
-          aim: { kind: 'at most', value: 20 },
-        },
-        { figure: `${figure}: each`, unit: 'ms CPU', values: own.cpu, ...reference(bare.cpu) },
-      )
-    }
+    const rows: Row[] = []
+    for (const kind of sizes.kinds) rows.push(...(await measureKind(rig, upstream, kind, sizes)))
+    return rows
   } finally {
     await upstream.stop()
   }
-  return rows
 }
 
-const emptyFigures = () => ({ peak: [] as number[], wait: [] as number[], cpu: [] as number[] })
+async function measureKind(rig: Rig, upstream: Program, kind: Kind, sizes: BodySizes): Promise<readonly Row[]> {
+  const own: Figures = { peak: [], wait: [], cpu: [] }
+  const bare: Figures = { peak: [], wait: [], cpu: [] }
+  // New processes each time: a peak starts from an idle one. The bare proxy converts nothing.
+  for (let round = 0; round < sizes.rounds; round++) {
+    if (kind !== 'converted') {
+      const reference = await rig.startReference(upstream.url)
+      await measureRound(rig, { ...reference, keys: ['any'] }, kind, sizes, bare).finally(reference.stop)
+    }
+    const options = { folder: rig.folder, engine: 'sqlite', upstreamUrl: upstream.url, keysPerUser: KEYS } as const
+    const gateway = await openGateway(options)
+    try {
+      await gateway.settled(await measureRound(rig, { ...gateway, pid: gateway.workerPid }, kind, sizes, own))
+    } finally {
+      await gateway.close()
+    }
+  }
+  const row = (name: string, unit: string, figure: keyof Figures, most?: number): Row => ({
+    figure: `${AT_ONCE} bodies of 10 MB, ${BODY_KINDS[kind]}: ${name}`,
+    unit,
+    values: own[figure],
+    ...(bare[figure].length > 0 && { reference: bare[figure] }),
+    ...(most !== undefined && { aim: { kind: 'at most', value: most } }),
+  })
+  return [
+    row('most that is resident, above idle', 'MB', 'peak', (3 * AT_ONCE * BODY_BYTES) / 1e6),
+    row('a small call beside them waits longer, p99', 'ms', 'wait', 20),
+    row('each', 'ms CPU', 'cpu'),
+  ]
+}
 
 /** @returns how many calls were made */
 async function measureRound(
   rig: Rig,
   { url, pid, keys }: Target,
   kind: Kind,
-  bodies: number,
-  figures: ReturnType<typeof emptyFigures>,
+  { seconds }: BodySizes,
+  figures: Figures,
 ): Promise<number> {
-  const small = (ms: number) => runSmall(rig, { url, keys, ms })
-  const warm = await small(WARM_UP_MS)
-  const alone = await small(ALONE_MS)
+  const small = async (forSeconds: number) => {
+    const count = forSeconds * SMALL_PER_SECOND
+    const { timesMs } = await rig.time({ kind: 'timed', url, keys, count, perSecond: SMALL_PER_SECOND, unmeasured: 0 })
+    return { count, p99Ms: timesMs[Math.floor(timesMs.length * 0.99)] ?? 0 }
+  }
+  const large = async (job: Omit<LargeJob, 'url' | 'keys'>) =>
+    JSON.parse(await rig.run(FILE, 'large', JSON.stringify({ url, keys, ...job } satisfies LargeJob))) as LargeResult
+  // Until the engine has compiled what is hot.
+  const warm = await small(ALONE_SECONDS)
+  const alone = await small(ALONE_SECONDS)
   await Bun.sleep(SETTLE_MS)
   const idle = await residentOf(pid)
   await resetPeak(pid)
-  const [start, startedAtMs] = [await cpuOf(pid), performance.now()]
-  await rig.run(FILE, 'large', JSON.stringify({ url, keys, kind, bodies } satisfies LargeJob))
-  const ms = performance.now() - startedAtMs
-  figures.cpu.push(((await cpuOf(pid)) - start) / bodies / 1000)
-  const isolatedPeak = await peakOf(pid)
-  // Again with small calls beside them; the peak is that of both.
-  const [beside] = await Promise.all([
-    small(ms),
-    rig.run(FILE, 'large', JSON.stringify({ url, keys, kind, bodies } satisfies LargeJob)),
-  ])
-  figures.peak.push(Math.max(isolatedPeak, await peakOf(pid)) - idle)
+  const start = await cpuOf(pid)
+  const [beside, { bodies }] = await Promise.all([small(seconds), large({ kind, ms: seconds * 1000 })])
+  figures.peak.push((await peakOf(pid)) - idle)
   figures.wait.push(Math.max(0, beside.p99Ms - alone.p99Ms))
-  return warm.calls + alone.calls + beside.calls + 2 * bodies
-}
-
-async function withReference(rig: Rig, upstream: Program, work: (target: Target) => Promise<unknown>): Promise<void> {
-  const reference = await rig.startReference(upstream.url)
-  try {
-    await work({ url: reference.url, pid: reference.pid, keys: ['any'] })
-  } finally {
-    await reference.stop()
-  }
+  figures.cpu.push(((await cpuOf(pid)) - start) / bodies / 1000)
+  return warm.count + alone.count + beside.count + bodies
 }
 
 // What goes over the wire
@@ -171,59 +162,30 @@ interface LargeJob {
   readonly url: string
   readonly keys: readonly string[]
   readonly kind: Kind
+  readonly ms: number
+}
+
+interface LargeResult {
   readonly bodies: number
 }
 
 /** A closed loop of `AT_ONCE` connections. */
-async function sendLarge({ url, keys, kind, bodies }: LargeJob): Promise<void> {
+async function sendLarge({ url, keys, kind, ms }: LargeJob): Promise<LargeResult> {
   const body = new Blob([bodyOf(kind).sent])
-  let begun = 0
+  const path = PATHS[kind === 'converted' ? 'claude' : 'chat']
+  const untilMs = performance.now() + ms
+  let bodies = 0
   const loop = async (): Promise<void> => {
-    while (begun < bodies) {
-      const key = keys[begun++ % keys.length]
-      await post(`${url}${PATHS[kind === 'converted' ? 'claude' : 'chat']}`, key, body, kind === 'converted')
+    while (performance.now() < untilMs) {
+      const key = keys[bodies++ % keys.length]
+      const headers = { 'content-type': 'application/json', authorization: `Bearer ${key}` }
+      const answer = await fetch(`${url}${path}`, { method: 'POST', headers, body })
+      const text = await answer.text()
+      if (answer.status !== 200) throw new Error(`${answer.status} ${text.slice(0, 300)}`)
     }
   }
   await Promise.all(Array.from({ length: AT_ONCE }, loop))
-}
-
-async function post(url: string, key: string | undefined, body: string | Blob, isConverted = false): Promise<void> {
-  const headers = { 'content-type': 'application/json', authorization: `Bearer ${key}` }
-  const answer = await fetch(url, { method: 'POST', headers, body })
-  const text = await answer.text()
-  if (answer.status !== 200 || (text !== CALL_REPLY && !isConverted))
-    throw new Error(`${answer.status} ${text.slice(0, 300)}`)
-}
-
-interface SmallJob {
-  readonly url: string
-  readonly keys: readonly string[]
-  readonly ms: number
-}
-
-interface SmallResult {
-  readonly calls: number
-  /** From the intended start to the whole answer. */
-  readonly p99Ms: number
-}
-
-const runSmall = async (rig: Rig, job: SmallJob): Promise<SmallResult> =>
-  JSON.parse(await rig.run(FILE, 'small', JSON.stringify(job))) as SmallResult
-
-async function sendSmall({ url, keys, ms }: SmallJob): Promise<SmallResult> {
-  const startedAtMs = performance.now()
-  const waits: number[] = []
-  const calls: Promise<void>[] = []
-  for (let number = 0; number * PACE_MS < ms; number++) {
-    const dueAtMs = startedAtMs + number * PACE_MS
-    const early = dueAtMs - performance.now()
-    if (early > 0) await Bun.sleep(early)
-    const call = post(`${url}${PATHS.chat}`, keys[number % keys.length], CALL_BODY)
-    calls.push(call.then(() => void waits.push(performance.now() - dueAtMs)))
-  }
-  await Promise.all(calls)
-  waits.sort((a, b) => a - b)
-  return { calls: waits.length, p99Ms: waits[Math.floor(waits.length * 0.99)] ?? 0 }
+  return { bodies }
 }
 
 /**
@@ -237,7 +199,7 @@ function startUpstream(): string {
     return hasher.digest('hex')
   }
   const messagesOf = (body: string): string => JSON.stringify((JSON.parse(body) as { messages: unknown }).messages)
-  const good = new Set((Object.keys(KINDS) as Kind[]).map((kind) => digest(bodyOf(kind).arrives)))
+  const good = new Set((Object.keys(BODY_KINDS) as Kind[]).map((kind) => digest(bodyOf(kind).arrives)))
   const converted = digest(messagesOf(bodyOf('converted').sent))
   const headers = { 'content-type': 'application/json' }
   const server = Bun.serve({
@@ -266,6 +228,5 @@ const FILE = 'bodies.ts'
 if (import.meta.main) {
   const [role, job = '{}'] = process.argv.slice(2)
   if (role === 'upstream') console.log(startUpstream())
-  else if (role === 'large') await sendLarge(JSON.parse(job) as LargeJob)
-  else console.log(JSON.stringify(await sendSmall(JSON.parse(job) as SmallJob)))
+  else console.log(JSON.stringify(await sendLarge(JSON.parse(job) as LargeJob)))
 }

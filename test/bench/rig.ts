@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { eventually } from '../support/eventually.ts'
 import { spawnTied } from '../support/services.ts'
 import type { Job, LoadResult } from './load.ts'
+import type { Timed, TimedJob } from './timed.ts'
 
 export interface Program {
   /** Without a path. */
@@ -24,6 +25,8 @@ export interface Rig {
   startReference(upstreamUrl?: string): Promise<Program>
   /** @throws Error when an answer was not what the mock sent, unless `isTolerant` */
   load(job: Job, isTolerant?: boolean): Promise<LoadResult>
+  /** @throws Error when an answer was not what the mock sent */
+  time(job: TimedJob): Promise<Timed>
   close(): Promise<void>
 }
 
@@ -58,6 +61,11 @@ export async function openRig(): Promise<Rig> {
     if ((await child.exited) !== 0) throw new Error(`${file} failed: ${await readFile(`${output}.err`, 'utf8')}`)
     return readFile(output, 'utf8')
   }
+  const generate = async <R extends LoadResult | Timed>(job: Job | TimedJob, isTolerant = false): Promise<R> => {
+    const result = JSON.parse(await run('load.ts', JSON.stringify(job))) as R
+    if (result.failures.length > 0 && !isTolerant) throw new Error(`answers differ: ${result.failures.join('\n')}`)
+    return result
+  }
   const mock = await start('mock.ts')
   return {
     folder,
@@ -65,11 +73,8 @@ export async function openRig(): Promise<Rig> {
     start,
     run,
     startReference: (upstreamUrl = mock.url) => start('reference.ts', upstreamUrl),
-    async load(job, isTolerant = false) {
-      const result = JSON.parse(await run('load.ts', JSON.stringify(job))) as LoadResult
-      if (result.failures.length > 0 && !isTolerant) throw new Error(`answers differ: ${result.failures.join('\n')}`)
-      return result
-    },
+    load: (job, isTolerant) => generate(job, isTolerant),
+    time: (job) => generate(job),
     async close() {
       await mock.stop()
       await rm(folder, { recursive: true, force: true })
