@@ -12,19 +12,20 @@ import {
   upstreamChannel,
 } from '../domain/channels/index.ts'
 import { GatewayError } from '../errors.ts'
-import { type Edit, spliceJson } from '../lib/json-splice.ts'
+import { type Edit, spliceJson, spliceParts } from '../lib/json-splice.ts'
 import type { Turns } from '../lib/turns.ts'
 import { codecs, type Loss, type Protocol } from '../protocol/index.ts'
 import type { Provider, UpstreamCall, UpstreamChannel } from '../provider/provider.ts'
-import { wholeJson } from './read.ts'
+import { LARGE_BYTES, wholeJson } from './read.ts'
 import type { Attempt, Call } from './types.ts'
+import { type Upload, uploadOf, uploadOfText } from './upload.ts'
 
 type Json = Record<string, unknown>
 
 export interface Built {
   readonly url: string
   readonly headers: Headers
-  readonly body: Uint8Array<ArrayBuffer> | string
+  readonly body: Uint8Array<ArrayBuffer> | string | Upload
   readonly way: Attempt['way']
   /** Dialect sent upstream. */
   readonly protocol: Protocol
@@ -127,7 +128,7 @@ export async function buildUpstream(
   if (isForward) {
     applyHeaderEdits(headers, headerEdits)
     const edits = isPassedThrough ? [] : splices(wanted, asksUsage)
-    const body = edits.length === 0 ? call.bytes : (spliceJson(call.bytes, edits) as Uint8Array<ArrayBuffer>)
+    const body = call.readers ? uploadOf(spliceParts(call.bytes, edits), call.readers) : spliceJson(call.bytes, edits)
     return { ...common, body, way: 'forward', touched: [], hidesUsage: common.hidesUsage && !isPassedThrough }
   }
   if (call.long) return buildWhole(call, channel, key, upstreamModel, options)
@@ -146,9 +147,10 @@ export async function buildUpstream(
     lastError: options.lastError,
   })
   applyHeaderEdits(headers, overridden.headerEdits)
+  const text = JSON.stringify(overridden.json)
   return {
     ...common,
-    body: JSON.stringify(overridden.json),
+    body: text.length > LARGE_BYTES ? uploadOfText(text) : text,
     way: isConverted ? 'convert' : 'patch',
     touched: overridden.touched,
   }

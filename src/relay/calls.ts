@@ -14,7 +14,6 @@ import { type Built, buildUpstream, wayTo } from './build.ts'
 import { failureOf, readFailure, reasonOf } from './failure.ts'
 import { createGauge, refusalOf } from './gauge.ts'
 import { createPump } from './pump.ts'
-import { freeLarge, isLarge } from './read.ts'
 import { consumedRecord, countRecord, errorRecord, type Facts, type Trace } from './record.ts'
 import type { Refusals } from './refusals.ts'
 import { jsonResponse, type Stamp, streamResponse, wholeResponse } from './respond.ts'
@@ -292,9 +291,7 @@ export function createCalls(deps: CallsDeps) {
       if (!key) throw new GatewayError('channel:no_available_key')
       entry.keyIndex = key.index
       const upstreamModel = channels.upstreamModel(channel, call.model)
-      // Each copy of megabytes takes milliseconds, in which nobody else is served.
-      const isHeavy = isLarge(call.bytes)
-      if (isHeavy) await turns.next()
+      if (call.readers) await turns.next()
       built = await buildUpstream(call, channel, key.key, upstreamModel, {
         isPassThrough:
           options.get('global.pass_through_request_enabled') || channel.setting.pass_through_body_enabled === true,
@@ -305,7 +302,6 @@ export function createCalls(deps: CallsDeps) {
         lastError,
         turns,
       })
-      if (isHeavy) await turns.next()
       entry.upstreamModel = upstreamModel
       entry.way = built.way
       running.drains = channel.setting.drain === true
@@ -327,7 +323,8 @@ export function createCalls(deps: CallsDeps) {
         limits,
         onOpen: running.open,
       })
-      if (isHeavy) built = withoutBody(built, call)
+      // Megabytes are not kept beside the client's bytes while the upstream works: those are there to try again.
+      if (call.readers) built = { ...built, body: '' }
       exchange = await sending
       const { response } = exchange
       entry.status = response.status
@@ -572,12 +569,6 @@ const withoutBodies = <T extends { readonly job: { readonly call: Call }; readon
   job: { ...job, call: { ...job.call, bytes: NO_BYTES, json: {} } } as T['job'],
   built: { ...built, body: '', upstreamCall: { ...built.upstreamCall, json: {} } } as Built,
 })
-
-/** For the wait until the upstream has answered: what was sent was copied, and the client's bytes are there to try again. */
-function withoutBody(built: Built, call: Call): Built {
-  if (typeof built.body !== 'string' && built.body !== call.bytes) freeLarge(built.body)
-  return { ...built, body: '' }
-}
 
 const payerOf = ({ caller }: Call) => ({
   userId: caller.userId,

@@ -17,7 +17,7 @@ import { type CallsDeps, countInput, createCalls } from './calls.ts'
 import { createModelLists, listDialect } from './models.ts'
 import { completions, countTokens, embeddings } from './plain.ts'
 import { createReach } from './reach.ts'
-import { type Body, freeLarge, readBody } from './read.ts'
+import { type Body, freeBody, readBody } from './read.ts'
 import { createRefusals } from './refusals.ts'
 import { errorResponse, jsonResponse, type Stamp } from './respond.ts'
 import { testBody } from './test-call.ts'
@@ -146,7 +146,7 @@ export function createRelay(deps: RelayDeps) {
       // The row names the model where the body does, whatever else is wrong with it.
       const model = typeof body?.json['model'] === 'string' ? body.json['model'] : ''
       const isStream = body?.json['stream'] === true
-      if (body) freeLarge(body.bytes)
+      if (body) freeBody(body)
       await calls.noteRefusal({ ...arrival, model, isStream }, trace, caller.groups[0] ?? '', error)
       throw error
     }
@@ -175,7 +175,7 @@ export function createRelay(deps: RelayDeps) {
       admission?.done({ isSuccess: false, tokens: 0 })
     }
     // A stream is under way: it is not tried again.
-    if (call) freeLarge(call.bytes)
+    if (call) freeBody(call)
     if (admission) showLimits(response.headers, admission, endpoint.protocol, clock.now())
     return response
   }

@@ -5,6 +5,7 @@
 import { GatewayError } from '../errors.ts'
 import { type LongStrings, readLongStrings } from '../lib/long-strings.ts'
 import type { Turns } from '../lib/turns.ts'
+import type { Readers } from './upload.ts'
 
 export interface Body {
   /** As received, decompressed. */
@@ -12,6 +13,8 @@ export interface Body {
   /** Of a large body without its long strings: what needs them, too, takes `wholeJson`. */
   readonly json: Readonly<Record<string, unknown>>
   readonly long?: LongStrings
+  /** Only a large body has them. */
+  readonly readers?: Readers
   /** The body names its model more than once, or in a way that readers may understand differently. */
   readonly isModelAmbiguous: boolean
 }
@@ -38,39 +41,43 @@ const tooLarge = (limitBytes: number) =>
  */
 export async function readBody(request: Request, limitBytes: number, turns: Turns): Promise<Body> {
   const bytes = await receive(request, limitBytes)
-  if (isLarge(bytes)) return readLarge(bytes, turns)
+  if (bytes.length > LARGE_BYTES) return readLarge(bytes, turns)
   const text = decodeUtf8(bytes)
   return { bytes, json: parseObject(text), isModelAmbiguous: mayRepeatModel(text) }
 }
 
 /** @returns the body with its long strings */
 export async function wholeJson(
-  { bytes, json, long }: Omit<Body, 'isModelAmbiguous'>,
+  { bytes, json, long }: Pick<Body, 'bytes' | 'json' | 'long'>,
   turns: Turns,
 ): Promise<Body['json']> {
   return long ? parseWhole(bytes, turns) : json
 }
 
-/** Calls of a few kilobytes are read in one go; beyond this they would make others wait, and leave much garbage. */
-const LARGE_BYTES = 256 * 1024
-
-export const isLarge = (bytes: Uint8Array): boolean => bytes.length > LARGE_BYTES
+/** Calls of some kilobytes are read in one go; beyond this they would make others wait, and leave much garbage. */
+export const LARGE_BYTES = 256 * 1024
 
 /**
- * Gives the memory of a large body back when nobody will read it again. The collector would do so, too, but it sees a
- * small object and takes its time: with 8 bodies of 10 MB at once, 300 MB and more stood about.
+ * Gives the memory of a large body back if nobody reads it. The collector would do so, too, but it sees a small object and
+ * takes its time: with 8 bodies of 10 MB at once, 300 MB and more stood about.
  */
-export function freeLarge(bytes: Uint8Array<ArrayBuffer>): void {
-  if (isLarge(bytes)) bytes.buffer.transfer(0)
+export function freeBody({ bytes, readers }: Pick<Body, 'bytes' | 'readers'>): void {
+  if (readers?.count === 0) bytes.buffer.transfer(0)
 }
 
 async function readLarge(bytes: Uint8Array<ArrayBuffer>, turns: Turns): Promise<Body> {
-  const isModelAmbiguous = mayRepeatModel(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
-  const long = await readLongStrings(bytes, turns)
-  const json = long && asObject(long.json)
-  // A model's name is read as it is, however long.
-  if (json && !long.find(String(json['model']))) return { bytes, json, long, isModelAmbiguous }
-  return { bytes, json: await parseWhole(bytes, turns), isModelAmbiguous }
+  const readers = { count: 0 }
+  try {
+    const isModelAmbiguous = mayRepeatModel(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
+    const long = await readLongStrings(bytes, turns)
+    const json = long && asObject(long.json)
+    // A model's name is read as it is, however long.
+    if (json && !long.find(String(json['model']))) return { bytes, json, long, isModelAmbiguous, readers }
+    return { bytes, json: await parseWhole(bytes, turns), isModelAmbiguous, readers }
+  } catch (error) {
+    freeBody({ bytes, readers })
+    throw error
+  }
 }
 
 async function parseWhole(bytes: Uint8Array, turns: Turns): Promise<Body['json']> {

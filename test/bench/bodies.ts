@@ -193,14 +193,11 @@ async function sendLarge({ url, keys, kind, ms }: LargeJob): Promise<LargeResult
  * piece, so that small calls do not wait for the upstream.
  */
 function startUpstream(): string {
-  const digest = (...parts: readonly (Uint8Array | string)[]): string => {
-    const hasher = new Bun.CryptoHasher('sha1')
-    for (const part of parts) hasher.update(part)
-    return hasher.digest('hex')
-  }
   const messagesOf = (body: string): string => JSON.stringify((JSON.parse(body) as { messages: unknown }).messages)
-  const good = new Set((Object.keys(BODY_KINDS) as Kind[]).map((kind) => digest(bodyOf(kind).arrives)))
-  const converted = digest(messagesOf(bodyOf('converted').sent))
+  const known = [...new Set((Object.keys(BODY_KINDS) as Kind[]).map((kind) => bodyOf(kind).arrives))].map((text) =>
+    Buffer.from(text),
+  )
+  const converted = messagesOf(bodyOf('converted').sent)
   const headers = { 'content-type': 'application/json' }
   const server = Bun.serve({
     hostname: '127.0.0.1',
@@ -208,17 +205,23 @@ function startUpstream(): string {
     idleTimeout: 0,
     async fetch(request) {
       const parts: Uint8Array[] = []
-      const hasher = new Bun.CryptoHasher('sha1')
+      let size = 0
+      let same = known
       for await (const part of request.body ?? []) {
         parts.push(part)
-        hasher.update(part)
+        same = same.filter((body) => body.subarray(size, size + part.length).equals(part))
+        size += part.length
       }
-      if (parts.length === 1 && parts[0]!.length < BODY_BYTES / 2) return new Response(CALL_REPLY, { headers })
-      const hash = hasher.digest('hex')
-      // Read once; after that it must be the same to the byte.
-      if (!good.has(hash) && digest(messagesOf(Buffer.concat(parts).toString())) === converted) good.add(hash)
+      if (size < BODY_BYTES / 2) return new Response(CALL_REPLY, { headers })
+      let isGood = same.some((body) => body.length === size)
+      if (!isGood) {
+        // Read once; after that it must be the same to the byte.
+        const body = Buffer.concat(parts)
+        isGood = messagesOf(body.toString()) === converted
+        if (isGood) known.push(body)
+      }
       await Bun.sleep(THINK_MS)
-      return good.has(hash) ? new Response(CALL_REPLY, { headers }) : new Response('another body', { status: 400 })
+      return isGood ? new Response(CALL_REPLY, { headers }) : new Response('another body', { status: 400 })
     },
   })
   return server.url.origin

@@ -207,15 +207,20 @@ const RANGES: readonly (readonly [first: number, kind: number])[] = [
 
 const BACKSLASH = 92
 const LETTER_U = 117
-/** Escapes that are not the character itself. */
-const CONTROLS: Readonly<Record<number, number>> = { 98: 8, 102: 12, 110: 10, 114: 13, 116: 9 }
+/** What the character after a backslash stands for: itself, or a control character. */
+const ESCAPES = Uint8Array.from({ length: 128 }, (_, code) => code)
+for (const [letter, code] of ['b\b', 'f\f', 'n\n', 'r\r', 't\t'].map((pair) => [
+  pair.charCodeAt(0),
+  pair.charCodeAt(1),
+]))
+  ESCAPES[letter!] = code!
 
 /** UTF-16 unit of what stands at a place of a JSON string in UTF-8; of a pair the first. */
 function codeAt(bytes: Uint8Array, at: number): number {
   const first = bytes[at]!
   const second = bytes[at + 1]!
   if (first === BACKSLASH) {
-    if (second !== LETTER_U) return CONTROLS[second] ?? second
+    if (second !== LETTER_U) return ESCAPES[second]!
     return Number.parseInt(String.fromCharCode(bytes[at + 2]!, bytes[at + 3]!, bytes[at + 4]!, bytes[at + 5]!), 16)
   }
   if (first < 0xe0) return ((first & 31) << 6) | (second & 63)
