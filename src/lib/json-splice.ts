@@ -46,14 +46,23 @@ const WALK_BYTES = 24
  * @returns the given bytes themselves when nothing changes
  * @throws SyntaxError when the document is not an object or is torn
  */
-export function spliceJson(bytes: Uint8Array, edits: readonly Edit[]): Uint8Array {
+export function spliceJson(bytes: Uint8Array<ArrayBuffer>, edits: readonly Edit[]): Uint8Array<ArrayBuffer> {
+  const parts = spliceParts(bytes, edits)
+  return parts.length === 1 ? bytes : concat(parts)
+}
+
+/** The same without a copy: the parts of the result, views of the given bytes and new texts; one when nothing changes. */
+export function spliceParts(
+  bytes: Uint8Array<ArrayBuffer>,
+  edits: readonly Edit[],
+): readonly Uint8Array<ArrayBuffer>[] {
   const plan = planOf(edits)
-  if (plan.children.size === 0) return bytes
+  if (plan.children.size === 0) return [bytes]
   const start = skipSpace(bytes, hasByteOrderMark(bytes) ? 3 : 0)
   if (bytes[start] !== OPEN_BRACE) throw new SyntaxError('the document is not a JSON object')
   const cuts: Cut[] = []
   editObject(bytes, start, plan, cuts)
-  return cuts.length === 0 ? bytes : applyCuts(bytes, cuts)
+  return cuts.length === 0 ? [bytes] : applyCuts(bytes, cuts)
 }
 
 /** @returns the raw JSON texts of all occurrences of a path, in the document's order */
@@ -140,19 +149,20 @@ function editValue(bytes: Uint8Array, member: Member, plan: Plan, cuts: Cut[]): 
   }
 }
 
-function applyCuts(bytes: Uint8Array, cuts: readonly Cut[]): Uint8Array {
+function applyCuts(bytes: Uint8Array<ArrayBuffer>, cuts: readonly Cut[]): readonly Uint8Array<ArrayBuffer>[] {
   const encoder = new TextEncoder()
-  const parts: Uint8Array[] = []
+  const parts: Uint8Array<ArrayBuffer>[] = []
   let from = 0
-  let total = 0
   for (const cut of cuts) {
-    const text = encoder.encode(cut.text)
-    parts.push(bytes.subarray(from, cut.start), text)
-    total += cut.start - from + text.byteLength
+    parts.push(bytes.subarray(from, cut.start), encoder.encode(cut.text))
     from = cut.end
   }
   parts.push(bytes.subarray(from))
-  const result = new Uint8Array(total + bytes.byteLength - from)
+  return parts
+}
+
+function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const result = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
   let at = 0
   for (const part of parts) {
     result.set(part, at)

@@ -12,17 +12,20 @@ import {
   upstreamChannel,
 } from '../domain/channels/index.ts'
 import { GatewayError } from '../errors.ts'
-import { type Edit, spliceJson } from '../lib/json-splice.ts'
+import { type Edit, spliceJson, spliceParts } from '../lib/json-splice.ts'
+import type { Turns } from '../lib/turns.ts'
 import { codecs, type Loss, type Protocol } from '../protocol/index.ts'
 import type { Provider, UpstreamCall, UpstreamChannel } from '../provider/provider.ts'
+import { LARGE_BYTES, wholeJson } from './read.ts'
 import type { Attempt, Call } from './types.ts'
+import { type Upload, uploadOf, uploadOfText } from './upload.ts'
 
 type Json = Record<string, unknown>
 
 export interface Built {
   readonly url: string
   readonly headers: Headers
-  readonly body: Uint8Array<ArrayBuffer> | string
+  readonly body: Uint8Array<ArrayBuffer> | string | Upload
   readonly way: Attempt['way']
   /** Dialect sent upstream. */
   readonly protocol: Protocol
@@ -45,6 +48,7 @@ export interface BuildOptions {
   readonly group: string
   readonly retryIndex: number
   readonly lastError: GatewayError | undefined
+  readonly turns: Turns
 }
 
 /** The dialect and path by which a provider serves the call; undefined when it does not. */
@@ -79,6 +83,7 @@ export async function buildUpstream(
   if (!way) throw new GatewayError('convert_request_failed', { params: { reason: 'The channel does not offer this' } })
   const { protocol } = way
   const isConverted = protocol !== call.endpoint.protocol
+  if (isConverted && call.long) return buildWhole(call, channel, key, upstreamModel, options)
   // Whatever makes an upstream report its usage, a client that did not ask must not meet a chunk without choices.
   const isUnasked = options.isUsageForced && call.isStream && protocol === 'openai-chat' && call.includeUsage !== true
   const asksUsage = isUnasked && provider.hasStreamOptions
@@ -123,9 +128,10 @@ export async function buildUpstream(
   if (isForward) {
     applyHeaderEdits(headers, headerEdits)
     const edits = isPassedThrough ? [] : splices(wanted, asksUsage)
-    const body = edits.length === 0 ? call.bytes : (spliceJson(call.bytes, edits) as Uint8Array<ArrayBuffer>)
+    const body = call.readers ? uploadOf(spliceParts(call.bytes, edits), call.readers) : spliceJson(call.bytes, edits)
     return { ...common, body, way: 'forward', touched: [], hidesUsage: common.hidesUsage && !isPassedThrough }
   }
+  if (call.long) return buildWhole(call, channel, key, upstreamModel, options)
   const patched = isPatched ? provider.patch!(json, upstreamCall, view) : json
   const overridden = applyParamOverride(withoutFiltered(patched, wanted, asksUsage), channel.paramOverride, {
     ...overrideContext,
@@ -141,12 +147,27 @@ export async function buildUpstream(
     lastError: options.lastError,
   })
   applyHeaderEdits(headers, overridden.headerEdits)
+  const text = JSON.stringify(overridden.json)
   return {
     ...common,
-    body: JSON.stringify(overridden.json),
+    body: text.length > LARGE_BYTES ? uploadOfText(text) : text,
     way: isConverted ? 'convert' : 'patch',
     touched: overridden.touched,
   }
+}
+
+/** What is not forwarded needs the long strings of a large body, too; nobody does once it is built. */
+async function buildWhole(
+  call: Call,
+  channel: Channel,
+  key: string,
+  model: string,
+  options: BuildOptions,
+): Promise<Built> {
+  const { long: _read, ...rest } = call
+  const json = await wholeJson(call, options.turns)
+  const built = await buildUpstream({ ...rest, json }, channel, key, model, options)
+  return { ...built, upstreamCall: { ...built.upstreamCall, json: call.json } }
 }
 
 interface Wanted {

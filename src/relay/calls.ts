@@ -2,12 +2,13 @@
  * Carries one call from end to end: who pays, which channels, money before work, attempts in turn, and exactly one end of
  * the hold. Nothing is tried again once a byte went to the client.
  */
-import { estimateInputTokens, type Hold, type Ledger, type Prices } from '../domain/billing/index.ts'
+import { estimateInputTokens, estimateLongInput, type Hold, type Ledger, type Prices } from '../domain/billing/index.ts'
 import { type Candidates, type Channels, normaliseModel, shouldRetry } from '../domain/channels/index.ts'
 import type { Options } from '../domain/options/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
+import type { Turns } from '../lib/turns.ts'
 import { codecs, errorInBody } from '../protocol/index.ts'
 import { type Built, buildUpstream, wayTo } from './build.ts'
 import { failureOf, readFailure, reasonOf } from './failure.ts'
@@ -31,6 +32,7 @@ export interface CallsDeps {
   readonly log: Log
   readonly clock: Clock
   readonly stamp: Stamp
+  readonly turns: Turns
   readonly isErrorLogged: boolean
   readonly isUsageForced: boolean
   readonly isTextCounted: boolean
@@ -51,7 +53,7 @@ const MAX_ANSWER_BYTES = 256 * 1024 * 1024
 const UPSTREAM_ID_HEADERS = ['x-oneapi-request-id', 'x-request-id', 'request-id'] as const
 
 export function createCalls(deps: CallsDeps) {
-  const { channels, ledger, prices, options, sender, refusals, log, clock, stamp, limits } = deps
+  const { channels, ledger, prices, options, sender, refusals, log, clock, stamp, turns, limits } = deps
   const live = new Set<LiveCall>()
   let onIdle: (() => void) | undefined
 
@@ -281,6 +283,7 @@ export function createCalls(deps: CallsDeps) {
       if (!key) throw new GatewayError('channel:no_available_key')
       entry.keyIndex = key.index
       const upstreamModel = channels.upstreamModel(channel, call.model)
+      if (call.readers) await turns.next()
       built = await buildUpstream(call, channel, key.key, upstreamModel, {
         isPassThrough:
           options.get('global.pass_through_request_enabled') || channel.setting.pass_through_body_enabled === true,
@@ -289,6 +292,7 @@ export function createCalls(deps: CallsDeps) {
         group: purse.group,
         retryIndex,
         lastError,
+        turns,
       })
       entry.upstreamModel = upstreamModel
       entry.way = built.way
@@ -303,7 +307,7 @@ export function createCalls(deps: CallsDeps) {
       const left = running.abortedBy()
       if (left !== undefined) throw asSendError(left, undefined)
       isSent = true
-      exchange = await sender.send({
+      const sending = sender.send({
         url: built.url,
         headers: built.headers,
         body: built.body,
@@ -311,6 +315,9 @@ export function createCalls(deps: CallsDeps) {
         limits,
         onOpen: running.open,
       })
+      // Megabytes are not kept beside the client's bytes while the upstream works: those are there to try again.
+      if (call.readers) built = { ...built, body: '' }
+      exchange = await sending
       const { response } = exchange
       entry.status = response.status
       const secrets = [key.key]
@@ -570,5 +577,12 @@ const upstreamId = (exchange: Exchange | undefined): string => {
 }
 
 /** Counted once for the hold and, where nothing is reported, the bill. */
-export const countInput = (call: Pick<Call, 'endpoint' | 'json' | 'model'>, isTextCounted: boolean): number =>
-  isTextCounted ? estimateInputTokens(call.endpoint.reading.countable(call.json), call.model) : 0
+export function countInput(
+  { endpoint, json, model, long }: Pick<Call, 'endpoint' | 'json' | 'model' | 'long'>,
+  isTextCounted: boolean,
+  turns: Turns,
+): number | Promise<number> {
+  if (!isTextCounted) return 0
+  const countable = endpoint.reading.countable(json)
+  return long ? estimateLongInput(countable, model, long, turns) : estimateInputTokens(countable, model)
+}

@@ -10,13 +10,14 @@ import { asGatewayError, GatewayError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { newRequestId } from '../lib/headers.ts'
 import type { Log } from '../lib/log.ts'
+import { createTurns } from '../lib/turns.ts'
 import { codecs } from '../protocol/index.ts'
 import { askingOf, showLimits } from './admission.ts'
 import { type CallsDeps, countInput, createCalls } from './calls.ts'
 import { createModelLists, listDialect } from './models.ts'
 import { completions, countTokens, embeddings } from './plain.ts'
 import { createReach } from './reach.ts'
-import { type Body, readBody } from './read.ts'
+import { type Body, freeBody, readBody } from './read.ts'
 import { createRefusals } from './refusals.ts'
 import { errorResponse, jsonResponse, type Stamp } from './respond.ts'
 import { testBody } from './test-call.ts'
@@ -106,7 +107,8 @@ export function createRelay(deps: RelayDeps) {
   })
   const reach = createReach({ clock })
   const sender = createSender({ fetch: deps.fetch, clock, watch, reach, isTlsChecked: deps.isTlsChecked })
-  const calls = createCalls({ ...deps, limits, sender, refusals, stamp })
+  const turns = createTurns()
+  const calls = createCalls({ ...deps, limits, sender, refusals, stamp, turns })
   const models = createModelLists({ channels, prices })
 
   /** @throws GatewayError */
@@ -127,15 +129,13 @@ export function createRelay(deps: RelayDeps) {
     const { endpoint, caller } = arrival
     let body: Body | undefined
     try {
-      body = await readBody(request, limits.bodyBytes)
+      body = await readBody(request, limits.bodyBytes, turns)
       const peek = endpoint.reading.peek(body.json)
+      const input = { ...body, ...peek, endpoint }
       return {
         ...arrival,
-        ...peek,
-        bytes: body.bytes,
-        json: body.json,
-        isModelAmbiguous: body.isModelAmbiguous,
-        inputTokens: countInput({ endpoint, json: body.json, model: peek.model }, deps.isTextCounted),
+        ...input,
+        inputTokens: await countInput(input, deps.isTextCounted, turns),
         clientHeaders: request.headers,
         query: url.searchParams,
         isTest: false,
@@ -146,6 +146,7 @@ export function createRelay(deps: RelayDeps) {
       // The row names the model where the body does, whatever else is wrong with it.
       const model = typeof body?.json['model'] === 'string' ? body.json['model'] : ''
       const isStream = body?.json['stream'] === true
+      if (body) freeBody(body)
       await calls.noteRefusal({ ...arrival, model, isStream }, trace, caller.groups[0] ?? '', error)
       throw error
     }
@@ -154,6 +155,7 @@ export function createRelay(deps: RelayDeps) {
   const serve = async (request: Request, server: PeerSource | null, endpoint: Endpoint): Promise<Response> => {
     const startedAtMs = clock.monotonic()
     const id = newRequestId(clock.now())
+    let call: Call | undefined
     let admission: Admission | undefined
     let response: Response
     try {
@@ -161,7 +163,7 @@ export function createRelay(deps: RelayDeps) {
       if (overload) throw overloaded(endpoint, overload)
       const url = new URL(request.url)
       const caller = await authenticate(request, url, server)
-      const call = await read(request, url, { id, endpoint, caller, startedAtMs })
+      call = await read(request, url, { id, endpoint, caller, startedAtMs })
       admission = caller.limits && (await deps.callLimits.admit(caller.limits, askingOf(call)))
       if (admission?.refusal) throw await refused(call, admission.refusal)
       const client = { signal: request.signal, hangUp: () => server?.timeout(request, 1), ended: admission?.done }
@@ -172,6 +174,8 @@ export function createRelay(deps: RelayDeps) {
       response = errorResponse(asGatewayError(thrown), endpoint.protocol, id, stamp)
       admission?.done({ isSuccess: false, tokens: 0 })
     }
+    // A stream is under way: it is not tried again.
+    if (call) freeBody(call)
     if (admission) showLimits(response.headers, admission, endpoint.protocol, clock.now())
     return response
   }
@@ -245,7 +249,7 @@ export function createRelay(deps: RelayDeps) {
       ...(errorCode !== undefined && { errorCode }),
     })
     try {
-      const counted = { ...call, inputTokens: countInput(call, deps.isTextCounted) }
+      const counted = { ...call, inputTokens: await countInput(call, deps.isTextCounted, turns) }
       const response = await calls.carry(counted, { signal, hangUp: () => {} })
       const answer = await response.text()
       return done(call.isStream && !LAST_FRAME.test(answer) ? 'The stream broke off' : '')

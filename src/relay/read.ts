@@ -3,21 +3,20 @@
  * bytes are kept as they were received; the parsed body stands beside them.
  */
 import { GatewayError } from '../errors.ts'
-import type { Peek } from '../protocol/codec.ts'
+import { type LongStrings, readLongStrings } from '../lib/long-strings.ts'
+import type { Turns } from '../lib/turns.ts'
+import type { Readers } from './upload.ts'
 
 export interface Body {
   /** As received, decompressed. */
   readonly bytes: Uint8Array<ArrayBuffer>
+  /** Of a large body without its long strings: what needs them, too, takes `wholeJson`. */
   readonly json: Readonly<Record<string, unknown>>
+  readonly long?: LongStrings
+  /** Only a large body has them. */
+  readonly readers?: Readers
   /** The body names its model more than once, or in a way that readers may understand differently. */
   readonly isModelAmbiguous: boolean
-}
-
-/** What every call is, whatever its operation. */
-export interface Call extends Body, Peek {
-  readonly id: string
-  readonly clientHeaders: Headers
-  readonly query: URLSearchParams
 }
 
 const ENCODINGS: Readonly<Record<string, Bun.CompressionFormat>> = {
@@ -40,19 +39,68 @@ const tooLarge = (limitBytes: number) =>
  * @throws GatewayError `read_request_body_failed` (413) past the limit; `invalid_request` (400) for a body that is no
  * UTF-8, no JSON object, or wrongly compressed; `client_closed_request` (499) when the upload was cut
  */
-export async function readBody(request: Request, limitBytes: number): Promise<Body> {
+export async function readBody(request: Request, limitBytes: number, turns: Turns): Promise<Body> {
   const bytes = await receive(request, limitBytes)
+  if (bytes.length > LARGE_BYTES) return readLarge(bytes, turns)
   const text = decodeUtf8(bytes)
+  return { bytes, json: parseObject(text), isModelAmbiguous: mayRepeatModel(text) }
+}
+
+/** @returns the body with its long strings */
+export async function wholeJson(
+  { bytes, json, long }: Pick<Body, 'bytes' | 'json' | 'long'>,
+  turns: Turns,
+): Promise<Body['json']> {
+  return long ? parseWhole(bytes, turns) : json
+}
+
+/** Calls of some kilobytes are read in one go; beyond this they would make others wait, and leave much garbage. */
+export const LARGE_BYTES = 256 * 1024
+
+/**
+ * Gives the memory of a large body back if nobody reads it. The collector would do so, too, but it sees a small object and
+ * takes its time: with 8 bodies of 10 MB at once, 300 MB and more stood about.
+ */
+export function freeBody({ bytes, readers }: Pick<Body, 'bytes' | 'readers'>): void {
+  if (readers?.count === 0) bytes.buffer.transfer(0)
+}
+
+async function readLarge(bytes: Uint8Array<ArrayBuffer>, turns: Turns): Promise<Body> {
+  const readers = { count: 0 }
+  try {
+    const isModelAmbiguous = mayRepeatModel(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
+    const long = await readLongStrings(bytes, turns)
+    const json = long && asObject(long.json)
+    // A model's name is read as it is, however long.
+    if (json && !long.find(String(json['model']))) return { bytes, json, long, isModelAmbiguous, readers }
+    return { bytes, json: await parseWhole(bytes, turns), isModelAmbiguous, readers }
+  } catch (error) {
+    freeBody({ bytes, readers })
+    throw error
+  }
+}
+
+async function parseWhole(bytes: Uint8Array, turns: Turns): Promise<Body['json']> {
+  await turns.next()
+  const text = decodeUtf8(bytes)
+  await turns.next()
+  return parseObject(text)
+}
+
+/** @throws GatewayError `invalid_request` */
+function parseObject(text: string): Body['json'] {
   let json: unknown
   try {
     json = JSON.parse(text)
   } catch (cause) {
-    throw invalid(bytes.length === 0 ? 'The request body is empty' : 'The request body is not valid JSON', cause)
+    throw invalid(text === '' ? 'The request body is empty' : 'The request body is not valid JSON', cause)
   }
-  if (typeof json !== 'object' || json === null || Array.isArray(json)) {
-    throw invalid('The request body must be a JSON object')
-  }
-  return { bytes, json: json as Record<string, unknown>, isModelAmbiguous: mayRepeatModel(text) }
+  return asObject(json)
+}
+
+function asObject(json: unknown): Body['json'] {
+  if (typeof json === 'object' && json !== null && !Array.isArray(json)) return json as Body['json']
+  throw invalid('The request body must be a JSON object')
 }
 
 async function receive(request: Request, limitBytes: number): Promise<Uint8Array<ArrayBuffer>> {
@@ -112,7 +160,7 @@ function decodeUtf8(bytes: Uint8Array): string {
  * Readers of JSON differ in which of two equal keys they take, so a body could be priced by one model and served by
  * another. One plain `"model"` and no escaped letter anywhere rule that out; anything else is looked at closely later.
  */
-function mayRepeatModel(text: string): boolean {
+function mayRepeatModel(text: string | Buffer): boolean {
   const first = text.indexOf('"model"')
   return first !== text.lastIndexOf('"model"') || text.includes('\\u00')
 }

@@ -4,6 +4,7 @@ import type { Hold, Price } from '../domain/billing/index.ts'
 import type { Channel } from '../domain/channels/index.ts'
 import type { ChatResponse, Countable, Peek, Protocol, StreamDecoder } from '../protocol/index.ts'
 import type { Operation } from '../provider/provider.ts'
+import type { Body } from './read.ts'
 
 /** How an operation's bodies are read, in the client's dialect or the upstream's. */
 export interface Reading {
@@ -24,13 +25,10 @@ export interface Endpoint {
 }
 
 /** One authenticated call, read and understood; never changed. */
-export interface Call extends Peek {
+export interface Call extends Peek, Body {
   readonly id: string
   readonly endpoint: Endpoint
   readonly caller: Caller
-  readonly bytes: Uint8Array<ArrayBuffer>
-  readonly json: Readonly<Record<string, unknown>>
-  readonly isModelAmbiguous: boolean
   readonly clientHeaders: Headers
   readonly query: URLSearchParams
   readonly startedAtMs: number

@@ -6,6 +6,7 @@ import { GatewayError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { concat } from './frame-bytes.ts'
 import type { Reach } from './reach.ts'
+import { isUpload, type Upload } from './upload.ts'
 import type { Watch, Watched } from './watch.ts'
 
 export interface UpstreamLimits {
@@ -39,7 +40,7 @@ export interface Sender {
   send(request: {
     readonly url: string
     readonly headers: Headers
-    readonly body: Uint8Array<ArrayBuffer> | string
+    readonly body: Uint8Array<ArrayBuffer> | string | Upload
     readonly proxy: string
     readonly limits: UpstreamLimits
     /** Told how to abort as soon as the call is under way. */
@@ -114,11 +115,12 @@ export function createSender(deps: {
       schedule()
       watch.add(watched)
       onOpen(abort)
+      if (isUpload(body)) headers.set('content-length', String(body.length))
       try {
         const init: Record<string, unknown> = {
           method: 'POST',
           headers,
-          body,
+          body: isUpload(body) ? body.pieces() : body,
           redirect: 'manual',
           signal: controller.signal,
           // Bun's own limit would end long answers; ours are above.

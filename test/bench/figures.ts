@@ -1,10 +1,11 @@
 /** What the benchmark measures, in the order of its table: a section for each figure, with its full and its quick sizes. */
+import { measureBodies } from './bodies.ts'
 import { measureCalls } from './calls.ts'
 import { measureDirect } from './direct.ts'
 import type { Gateway } from './gateway.ts'
-import { measureLatency } from './latency.ts'
-import { measureIdle } from './idle.ts'
 import { measureGrowth } from './growth.ts'
+import { measureIdle } from './idle.ts'
+import { measureLatency } from './latency.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
 import { measureStart } from './start.ts'
@@ -83,6 +84,15 @@ export const FIGURES: readonly Figure[] = [
       quick: { logs: 500_000, rounds: 3, calls: 5_000, warmUp: 15_000, pages: 1, edits: 10 },
     },
     measureGrowth,
+  ),
+  figure(
+    'bodies',
+    'Large bodies',
+    {
+      full: { rounds: 3, seconds: 8, kinds: ['image', 'text', 'converted'] },
+      quick: { rounds: 1, seconds: 3, kinds: ['text'] },
+    },
+    measureBodies,
   ),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
 ]

@@ -1,5 +1,5 @@
 /** What the operating system knows of processes: the CPU time of a whole tree, and resident memory. Linux only. */
-import { readdir, readFile } from 'node:fs/promises'
+import { readdir, readFile, writeFile } from 'node:fs/promises'
 
 /** The unit of times in /proc on every Linux that Bun runs on. @source https://man7.org/linux/man-pages/man7/time.7.html */
 const TICK_US = 10_000
@@ -41,9 +41,17 @@ export async function mainThreadCpuOf(pid: number): Promise<number> {
 }
 
 /** Resident memory of one process in MB (10⁶ bytes); 0 when it is gone. */
-export async function residentOf(pid: number): Promise<number> {
+export const residentOf = (pid: number): Promise<number> => memoryOf(pid, 'VmRSS')
+
+/** The most that was resident since the process began or `resetPeak`, in MB; the system misses nothing between two looks. */
+export const peakOf = (pid: number): Promise<number> => memoryOf(pid, 'VmHWM')
+
+/** @source https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html */
+export const resetPeak = (pid: number): Promise<void> => writeFile(`/proc/${pid}/clear_refs`, '5')
+
+async function memoryOf(pid: number, name: string): Promise<number> {
   const text = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '')
-  return (Number(/^VmRSS:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024) / 1e6
+  return (Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? 0) * 1024) / 1e6
 }
 
 /**

@@ -17,8 +17,12 @@ export interface Program {
 export interface Rig {
   readonly folder: string
   readonly mock: Program
+  /** A file of this folder that prints its address. */
+  start(file: string, ...arguments_: readonly string[]): Promise<Program>
+  /** Another that ends by itself. @returns what it printed @throws Error when it failed */
+  run(file: string, ...arguments_: readonly string[]): Promise<string>
   /** A new process each time: memory that a proxy once took is never given back. */
-  startReference(): Promise<Program>
+  startReference(upstreamUrl?: string): Promise<Program>
   /** @throws Error when an answer was not what the mock sent, unless `isTolerant` */
   load(job: Job, isTolerant?: boolean): Promise<LoadResult>
   /** @throws Error when an answer was not what the mock sent */
@@ -32,13 +36,13 @@ const ENV = ['env', 'BUN_CONFIG_MAX_HTTP_REQUESTS=65535']
 export async function openRig(): Promise<Rig> {
   const folder = await mkdtemp(join(tmpdir(), 'headgate-bench-'))
   let outputs = 0
-  const spawn = (file: string, argument: string) => {
+  const spawn = (file: string, arguments_: readonly string[]) => {
     const output = join(folder, `output${++outputs}`)
-    const program = [process.execPath, '--no-env-file', join(import.meta.dir, file), argument]
+    const program = [process.execPath, '--no-env-file', join(import.meta.dir, file), ...arguments_]
     return { output, child: spawnTied([...ENV, ...program], output) }
   }
-  const start = async (file: string, argument = ''): Promise<Program> => {
-    const { child, output } = spawn(file, argument)
+  const start = async (file: string, ...arguments_: readonly string[]): Promise<Program> => {
+    const { child, output } = spawn(file, arguments_)
     const url = await eventually(`${file} listens`, async () => (await readFile(output, 'utf8')).trim(), {
       withinMs: 20_000,
       everyMs: 2,
@@ -52,10 +56,13 @@ export async function openRig(): Promise<Rig> {
       },
     }
   }
+  const run = async (file: string, ...arguments_: readonly string[]): Promise<string> => {
+    const { child, output } = spawn(file, arguments_)
+    if ((await child.exited) !== 0) throw new Error(`${file} failed: ${await readFile(`${output}.err`, 'utf8')}`)
+    return readFile(output, 'utf8')
+  }
   const generate = async <R extends LoadResult | Timed>(job: Job | TimedJob, isTolerant = false): Promise<R> => {
-    const { child, output } = spawn('load.ts', JSON.stringify(job))
-    if ((await child.exited) !== 0) throw new Error(`the generator failed: ${await readFile(`${output}.err`, 'utf8')}`)
-    const result = JSON.parse(await readFile(output, 'utf8')) as R
+    const result = JSON.parse(await run('load.ts', JSON.stringify(job))) as R
     if (result.failures.length > 0 && !isTolerant) throw new Error(`answers differ: ${result.failures.join('\n')}`)
     return result
   }
@@ -63,7 +70,9 @@ export async function openRig(): Promise<Rig> {
   return {
     folder,
     mock,
-    startReference: () => start('reference.ts', mock.url),
+    start,
+    run,
+    startReference: (upstreamUrl = mock.url) => start('reference.ts', upstreamUrl),
     load: (job, isTolerant) => generate(job, isTolerant),
     time: (job) => generate(job),
     async close() {

@@ -2,11 +2,18 @@
  * Estimates tokens without a tokenizer: characters fall into classes, each class has a weight, a run of letters or digits
  * counts once. Serves holds, and bills of upstreams that report no usage. One pass over the text.
  */
+import type { LongStrings } from '../../lib/long-strings.ts'
+import type { Turns } from '../../lib/turns.ts'
 import type { Countable } from '../../protocol/codec.ts'
 
 /** Adds up text that arrives in pieces; a word cut between two pieces counts once. */
 export interface TokenCounter {
   add(text: string): void
+  /**
+   * The same of a part of a valid JSON string in UTF-8, without making it a string: from a character to where one ends at
+   * or after `until`. @returns where it ended
+   */
+  addJson(bytes: Uint8Array, from: number, until: number): number
   /** Tokens so far, rounded up. */
   total(): number
 }
@@ -21,8 +28,43 @@ export function estimateInputTokens(countable: Countable, model: string): number
   const counter = createTokenCounter(model)
   for (const text of countable.texts) {
     counter.add(text)
-    counter.add('\u0000') // Ends a run; costs nothing.
+    counter.add(GAP)
   }
+  return totalOf(counter, countable, model)
+}
+
+/** The same of a document whose long strings are marks, in turns. */
+export async function estimateLongInput(
+  countable: Countable,
+  model: string,
+  long: LongStrings,
+  turns: Turns,
+): Promise<number> {
+  const counter = createTokenCounter(model)
+  let unbroken = 0
+  for (const text of countable.texts) {
+    const { start, end } = long.find(text) ?? { start: 0, end: 0 }
+    if (end === 0) counter.add(long.restore(text))
+    for (let at = start; at < end; ) {
+      if (unbroken >= PIECE_BYTES) {
+        await turns.next()
+        unbroken = 0
+      }
+      const from = at
+      at = counter.addJson(long.bytes, from, Math.min(end, from + PIECE_BYTES - unbroken))
+      unbroken += at - from
+    }
+    counter.add(GAP)
+  }
+  return totalOf(counter, countable, model)
+}
+
+/** Ends a run; costs nothing. */
+const GAP = '\u0000'
+/** Counted in a fraction of a millisecond, on a busy machine and in code that is not yet compiled in a few. */
+const PIECE_BYTES = 1 << 16
+
+function totalOf(counter: TokenCounter, countable: Countable, model: string): number {
   const frame =
     countable.messages * FRAME.message + countable.names * FRAME.name + countable.tools * FRAME.tool + FRAME.answer
   const media =
@@ -46,11 +88,25 @@ export function createTokenCounter(model: string): TokenCounter {
   return {
     add(text) {
       for (let index = 0; index < text.length; index++) {
-        const code = text.charCodeAt(index)
-        const kind = code < 128 ? ASCII[code]! : classOf(code)
+        const kind = CLASS_OF[text.charCodeAt(index)]!
         if (kind !== previous || kind > CLASS.number) counts[kind]! += 1
         previous = kind
       }
+    },
+    addJson(bytes, from, until) {
+      let at = from
+      while (at < until) {
+        const byte = bytes[at]!
+        const isPlain = byte < 128 && byte !== BACKSLASH
+        const kind = CLASS_OF[isPlain ? byte : codeAt(bytes, at)]!
+        if (isPlain) at++
+        else {
+          at += byte === BACKSLASH ? (bytes[at + 1] === LETTER_U ? 6 : 2) : byte < 0xe0 ? 2 : byte < 0xf0 ? 3 : 4
+        }
+        if (kind !== previous || kind > CLASS.number) counts[kind]! += 1
+        previous = byte >= 0xf0 ? CLASS.none : kind // The second half of a pair ends a run.
+      }
+      return at
     },
     total() {
       const sum = weights.reduce((tokens, weight, kind) => tokens + weight * counts[kind]!, 0)
@@ -95,18 +151,6 @@ function weightsOf(model: string): readonly number[] {
   return name.includes('claude') ? WEIGHTS.claude : WEIGHTS.other
 }
 
-/** Class of each ASCII character, by its code. */
-const ASCII = Uint8Array.from({ length: 128 }, (_, code) => {
-  const character = String.fromCharCode(code)
-  if (/[A-Za-z]/.test(character)) return CLASS.word
-  if (/\d/.test(character)) return CLASS.number
-  if (character === ' ') return CLASS.space
-  if (character === '\n' || character === '\t') return CLASS.newline
-  if (character === '@') return CLASS.at
-  if ('/:?&=;#%'.includes(character)) return CLASS.urlDelimiter
-  return code < 32 || code === 127 ? CLASS.none : CLASS.symbol
-})
-
 /** [first code, class]: each range ends where the next begins. UTF-16 units, so what lies beyond comes as surrogates. */
 const RANGES: readonly (readonly [first: number, kind: number])[] = [
   [0x80, CLASS.none], // control characters
@@ -145,13 +189,42 @@ const RANGES: readonly (readonly [first: number, kind: number])[] = [
   [0xffe0, CLASS.symbol],
 ]
 
-function classOf(code: number): number {
-  if (code >= 0x3040 && code < 0xa000) return CLASS.cjk // By far the most frequent.
-  let [low, high] = [0, RANGES.length - 1]
-  while (low < high) {
-    const middle = (low + high + 1) >> 1
-    if (RANGES[middle]![0] <= code) low = middle
-    else high = middle - 1
+const BACKSLASH = 92
+const LETTER_U = 117
+/** What the character after a backslash stands for: itself, or a control character. */
+const ESCAPES = Uint8Array.from({ length: 128 }, (_, code) => code)
+for (const [letter, code] of ['b\b', 'f\f', 'n\n', 'r\r', 't\t'].map((pair) => [
+  pair.charCodeAt(0),
+  pair.charCodeAt(1),
+]))
+  ESCAPES[letter!] = code!
+
+/** UTF-16 unit of what stands at a place of a JSON string in UTF-8; of a pair the first. */
+function codeAt(bytes: Uint8Array, at: number): number {
+  const first = bytes[at]!
+  const second = bytes[at + 1]!
+  if (first === BACKSLASH) {
+    if (second !== LETTER_U) return ESCAPES[second]!
+    return Number.parseInt(String.fromCharCode(bytes[at + 2]!, bytes[at + 3]!, bytes[at + 4]!, bytes[at + 5]!), 16)
   }
-  return RANGES[low]![1]
+  if (first < 0xe0) return ((first & 31) << 6) | (second & 63)
+  const third = bytes[at + 2]!
+  if (first < 0xf0) return ((first & 15) << 12) | ((second & 63) << 6) | (third & 63)
+  const point = ((first & 7) << 18) | ((second & 63) << 12) | ((third & 63) << 6) | (bytes[at + 3]! & 63)
+  return 0xd800 + ((point - 0x10000) >> 10)
+}
+
+/** Class of each UTF-16 unit. */
+const CLASS_OF = new Uint8Array(0x10000)
+for (const [index, [first, kind]] of RANGES.entries()) CLASS_OF.fill(kind, first, RANGES[index + 1]?.[0])
+for (let code = 0; code < 128; code++) CLASS_OF[code] = classOfAscii(String.fromCharCode(code))
+
+function classOfAscii(character: string): number {
+  if (/[A-Za-z]/.test(character)) return CLASS.word
+  if (/\d/.test(character)) return CLASS.number
+  if (character === ' ') return CLASS.space
+  if (character === '\n' || character === '\t') return CLASS.newline
+  if (character === '@') return CLASS.at
+  if ('/:?&=;#%'.includes(character)) return CLASS.urlDelimiter
+  return character < ' ' || character === '\u007f' ? CLASS.none : CLASS.symbol
 }

@@ -14,6 +14,7 @@ export type { CallRecord } from './charge.ts'
 export {
   createTokenCounter,
   estimateInputTokens,
+  estimateLongInput,
   estimateTextTokens,
   type TokenCounter,
 } from './estimate.ts'

@@ -1,0 +1,157 @@
+/**
+ * Reads a large JSON document without making strings of its long texts: they stay where they are, the rest is parsed with a
+ * mark in the place of each, and whoever needs a text finds its bytes by the mark. A document of 10 MB then costs the
+ * collector next to nothing, while its text and its strings would be 20 to 40 MB, kept until it looks.
+ */
+import { isUtf8 } from 'node:buffer'
+import type { Turns } from './turns.ts'
+
+/** A string's content in its document, as byte offsets between the quotes. */
+export interface Span {
+  readonly start: number
+  readonly end: number
+}
+
+export interface LongStrings {
+  readonly bytes: Uint8Array<ArrayBuffer>
+  /** The document. Keys are never cut. */
+  readonly json: unknown
+  /** @returns undefined for a string that is no mark */
+  find(text: string): Span | undefined
+  /** JSON text made from a part of the document, with the strings themselves in the place of marks. */
+  restore(text: string): string
+}
+
+/** Shorter strings are cheaper to make than to mark. */
+const LONG_BYTES = 1024
+/** A fraction of a millisecond, on a busy machine and in code that is not yet compiled a few. */
+const PIECE_BYTES = 1 << 17
+
+const QUOTE = 34
+const COLON = 58
+const BACKSLASH = 92
+const LETTER_U = 117
+
+/**
+ * @returns undefined when nothing is long, or when the document is not valid: whoever parses it whole learns why. What is
+ * returned is what `JSON.parse` would read, but for the marks.
+ */
+export async function readLongStrings(bytes: Uint8Array<ArrayBuffer>, turns: Turns): Promise<LongStrings | undefined> {
+  const scan: Scan = { at: 0, open: -1, isValid: true, spans: [] }
+  while (scan.at < bytes.length && scan.isValid) {
+    await turns.next()
+    scanPiece(bytes, scan, Math.min(scan.at + PIECE_BYTES, bytes.length))
+  }
+  const { spans } = scan
+  if (!scan.isValid || scan.open !== -1 || spans.length === 0) return undefined
+  await turns.next()
+  if (!isUtf8(bytes)) return undefined
+  // Nobody can name a mark that is made now.
+  const name = crypto.randomUUID()
+  const json = parse(withMarks(bytes, spans, name))
+  if (json === undefined) return undefined
+  const pattern = new RegExp(`<${name}:(\\d+)>`, 'g')
+  const whole = new RegExp(`^<${name}:(\\d+)>$`)
+  const decoder = new TextDecoder()
+  const raw = ({ start, end }: Span): string => decoder.decode(bytes.subarray(start - 1, end + 1))
+  return {
+    bytes,
+    json,
+    find(text) {
+      const number = whole.exec(text)?.[1]
+      return number === undefined ? undefined : spans[Number(number)]
+    },
+    restore: (text) =>
+      text.includes(name)
+        ? text.replace(pattern, (_, number: string) =>
+            JSON.stringify(JSON.parse(raw(spans[Number(number)]!))).slice(1, -1),
+          )
+        : text,
+  }
+}
+
+interface Scan {
+  at: number
+  /** Where the content of the string starts in which the piece ended; -1 outside of strings. */
+  open: number
+  isValid: boolean
+  readonly spans: Span[]
+}
+
+/** Walks to `until` or a little further; inside strings it checks what `JSON.parse` will not see. */
+function scanPiece(bytes: Uint8Array, scan: Scan, until: number): void {
+  let { at, open } = scan
+  while (at < until) {
+    if (open === -1) {
+      while (at < until && bytes[at] !== QUOTE) at++
+      if (at >= until) break
+      open = ++at
+    }
+    while (at < until && PLAIN[bytes[at]!] === 1) at++
+    if (at >= until) break
+    if (bytes[at] === QUOTE) {
+      if (at - open >= LONG_BYTES && !isKeyBefore(bytes, at + 1)) scan.spans.push({ start: open, end: at })
+      open = -1
+      at++
+    } else {
+      const length = bytes[at] === BACKSLASH ? escapeLength(bytes, at) : 0
+      if (length === 0) {
+        scan.isValid = false
+        break
+      }
+      at += length
+    }
+  }
+  scan.at = at
+  scan.open = open
+}
+
+/** Bytes that a string may have as they are; the rest are its end, escapes and control characters. */
+const PLAIN = Uint8Array.from({ length: 256 }, (_, byte) => (byte < 32 || byte === QUOTE || byte === BACKSLASH ? 0 : 1))
+
+/** @returns 0 for what is no escape */
+function escapeLength(bytes: Uint8Array, at: number): number {
+  const byte = bytes[at + 1]
+  if (byte !== LETTER_U) return byte !== undefined && SIMPLE_ESCAPES.has(byte) ? 2 : 0
+  for (let digit = at + 2; digit < at + 6; digit++) if (!isHexDigit(bytes[digit])) return 0
+  return 6
+}
+
+const SIMPLE_ESCAPES = new Set([...'"\\/bfnrt'].map((character) => character.charCodeAt(0)))
+
+const isHexDigit = (byte: number | undefined): boolean =>
+  byte !== undefined && ((byte >= 48 && byte <= 57) || ((byte | 32) >= 97 && (byte | 32) <= 102))
+
+function isKeyBefore(bytes: Uint8Array, from: number): boolean {
+  let at = from
+  for (let byte = bytes[at]; byte === 32 || byte === 10 || byte === 13 || byte === 9; byte = bytes[at]) at++
+  return bytes[at] === COLON
+}
+
+function withMarks(bytes: Uint8Array, spans: readonly Span[], name: string): Uint8Array {
+  const encoder = new TextEncoder()
+  const marks = spans.map((_, number) => encoder.encode(`<${name}:${number}>`))
+  const cut = spans.reduce((sum, { start, end }, number) => sum + end - start - marks[number]!.length, 0)
+  const result = new Uint8Array(bytes.length - cut)
+  let [from, at] = [0, 0]
+  const put = (part: Uint8Array): void => {
+    result.set(part, at)
+    at += part.length
+  }
+  for (const [number, { start, end }] of spans.entries()) {
+    put(bytes.subarray(from, start))
+    put(marks[number]!)
+    from = end
+  }
+  put(bytes.subarray(from))
+  return result
+}
+
+/** @returns undefined when it is no JSON */
+function parse(bytes: Uint8Array): unknown {
+  try {
+    return JSON.parse(new TextDecoder().decode(bytes))
+  } catch {
+    return undefined
+  }
+}
