@@ -17,8 +17,10 @@ export type Engine = 'sqlite' | 'cluster'
 
 export interface Gateway {
   readonly engine: Engine
+  readonly workers: number
   readonly url: string
   readonly supervisorPid: number
+  /** Of the first worker. */
   readonly workerPid: number
   /** Processes of MariaDB and of Redis; absent on SQLite. */
   readonly serverPids: readonly number[]
@@ -26,6 +28,8 @@ export interface Gateway {
   readonly keys: readonly string[]
   /** Waits until the database has exactly these calls more than before. @throws Error when it has others, or wrong sums */
   settled(calls: number): Promise<void>
+  /** How many it has served so far, that were waited for. */
+  served(): number
   /** Ends it as an operator would, and removes it. */
   close(): Promise<void>
 }
@@ -35,21 +39,28 @@ export interface GatewayOptions {
   readonly folder: string
   readonly engine: Engine
   readonly upstreamUrl: string
+  /** Several share one port, which needs a cluster; 1 if not given. */
+  readonly workers?: number
   readonly users?: number
   readonly keysPerUser?: number
   readonly channels?: number
   readonly env?: Readonly<Record<string, string>>
 }
 
+/** Users, keys and channels that small calls are spread over. */
+export const SPREAD = { users: 50, keysPerUser: 2, channels: 5 } as const
+
 /** Quota units; the most that one grant may be. */
 const WALLET = 2_000_000_000
 const SETTLE_MS = 60_000
 
 export async function openGateway(options: GatewayOptions): Promise<Gateway> {
-  const { engine, upstreamUrl, users = 1, keysPerUser = 1, channels = 1 } = options
+  const { engine, upstreamUrl, workers = 1, users = 1, keysPerUser = 1, channels = 1 } = options
   const folder = await mkdtemp(join(options.folder, 'gateway-'))
   const database = engine === 'cluster' ? await clusterServers() : fileDatabase(join(folder, 'bench.db'))
-  const node = await createNode({ env: { WORKERS: '1', LOG_LEVEL: 'info', ...database.env, ...options.env } })
+  const node = await createNode({
+    env: { WORKERS: String(workers), LOG_LEVEL: 'info', ...database.env, ...options.env },
+  })
   try {
     node.start()
     await node.ready(60_000)
@@ -57,21 +68,31 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
     await admin.setUp()
     for (let number = 1; number <= channels; number++)
       await admin.channel({ name: `upstream ${number}`, baseUrl: upstreamUrl, models: [MODEL] })
-    const keys: string[] = []
-    for (let number = 0; number < users; number++) {
-      const user = await admin.user(WALLET)
-      for (let each = 0; each < keysPerUser; each++) keys.push((await admin.apiKey(user, { quota: WALLET })).key)
-    }
+    // Side by side, because most of it is hashing passwords.
+    const keys = await Promise.all(
+      Array.from({ length: users }, async () => {
+        const user = await admin.user(WALLET)
+        const make = async () => (await admin.apiKey(user, { quota: WALLET })).key
+        return Promise.all(Array.from({ length: keysPerUser }, make))
+      }),
+    )
     const [workerPid] = await node.workerPids()
     const books = await database.open()
+    const settled = createSettled(books.number)
+    let served = 0
     return {
       engine,
+      workers,
       url: node.url,
       supervisorPid: node.supervisorPid(),
       workerPid: workerPid!,
       serverPids: database.pids,
-      keys,
-      settled: createSettled(books.number),
+      keys: keys.flat(),
+      async settled(calls) {
+        await settled(calls)
+        served += calls
+      },
+      served: () => served,
       async close() {
         await books.close()
         await node.stop()

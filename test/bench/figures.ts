@@ -1,0 +1,91 @@
+/** What the benchmark measures, in the order of its table: a section for each figure, with its full and its quick sizes. */
+import { measureCalls } from './calls.ts'
+import { measureDirect } from './direct.ts'
+import type { Gateway } from './gateway.ts'
+import { measureLatency } from './latency.ts'
+import { measureMemory } from './memory.ts'
+import type { Rig } from './rig.ts'
+import { measureStart } from './start.ts'
+import { measureStreams } from './streams.ts'
+import type { Row } from './table.ts'
+import { measureWorkers } from './workers.ts'
+
+export interface Figure {
+  /** What `--only` calls it. */
+  readonly name: string
+  /** Of its section in the table. */
+  readonly title: string
+  /** Measures the gateways that are shared, on each engine; without it, the figure opens what it needs. */
+  readonly isOnShared: boolean
+  measure(rig: Rig, mode: keyof Sizes<unknown>, shared: Shared): Promise<readonly Row[]>
+}
+
+/**
+ * Gateways with many users, keys and channels, set up when first asked for.
+ * @param most how many, in the order of the engines of the run; without it, one on each
+ */
+export type Shared = (most?: number) => Promise<readonly Gateway[]>
+
+/** Quick sizes should take at most 15 s. */
+interface Sizes<T> {
+  readonly full: T
+  readonly quick: T
+}
+
+export const FIGURES: readonly Figure[] = [
+  figure(
+    'rig',
+    'The rig itself',
+    { full: { rounds: 5, calls: 40_000 }, quick: { rounds: 2, calls: 20_000 } },
+    measureDirect,
+  ),
+  onShared(
+    'calls',
+    'Small calls',
+    { full: { rounds: 5, calls: 20_000 }, quick: { rounds: 2, calls: 8_000 } },
+    async (rig, shared, sizes) => measureCalls(rig, await shared(), sizes),
+  ),
+  onShared(
+    'workers',
+    'Small calls on several workers',
+    { full: { rounds: 5, calls: 20_000, workers: [2, 4] }, quick: { rounds: 2, calls: 8_000, workers: [2] } },
+    async (rig, shared, sizes) => measureWorkers(rig, await shared(), sizes),
+  ),
+  onShared(
+    'latency',
+    'Added latency',
+    { full: { rounds: 5, seconds: 5 }, quick: { rounds: 2, seconds: 1 } },
+    async (rig, shared, sizes) => measureLatency(rig, await shared(), sizes),
+  ),
+  onShared(
+    'streams',
+    'Streams',
+    { full: { rounds: 5, streams: 400 }, quick: { rounds: 2, streams: 100 } },
+    async (rig, shared, sizes) => measureStreams(rig, (await shared(1))[0]!, sizes),
+  ),
+  figure(
+    'memory',
+    'Memory of open streams',
+    { full: { rounds: 2, streams: [3_000, 5_000] }, quick: { rounds: 1, streams: [3_000] } },
+    measureMemory,
+  ),
+  figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
+]
+
+function figure<T>(
+  name: string,
+  title: string,
+  sizes: Sizes<T>,
+  measure: (rig: Rig, sizes: T) => Promise<readonly Row[]>,
+): Figure {
+  return { name, title, isOnShared: false, measure: (rig, mode) => measure(rig, sizes[mode]) }
+}
+
+function onShared<T>(
+  name: string,
+  title: string,
+  sizes: Sizes<T>,
+  measure: (rig: Rig, shared: Shared, sizes: T) => Promise<readonly Row[]>,
+): Figure {
+  return { name, title, isOnShared: true, measure: (rig, mode, shared) => measure(rig, shared, sizes[mode]) }
+}
