@@ -1,10 +1,12 @@
 /** What the benchmark measures, in the order of its table: a section for each figure, with its full and its quick sizes. */
 import { measureCalls } from './calls.ts'
 import { measureDirect } from './direct.ts'
+import { measureFlat } from './flat.ts'
 import type { Gateway } from './gateway.ts'
 import { measureLatency } from './latency.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
+import { measureStalled } from './stalled.ts'
 import { measureStart } from './start.ts'
 import { measureStreams } from './streams.ts'
 import type { Row } from './table.ts'
@@ -68,6 +70,18 @@ export const FIGURES: readonly Figure[] = [
     'Memory of open streams',
     { full: { rounds: 2, streams: [3_000, 5_000] }, quick: { rounds: 1, streams: [3_000] } },
     measureMemory,
+  ),
+  figure(
+    'stalled',
+    'Readers that stall',
+    { full: { rounds: 2, readers: 1_000 }, quick: { rounds: 1, readers: 100 } },
+    measureStalled,
+  ),
+  figure(
+    'flat',
+    'Memory over time',
+    { full: { tokens: 600_000, minutes: 5 }, quick: { tokens: 60_000, minutes: 0 } },
+    measureFlat,
   ),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
 ]

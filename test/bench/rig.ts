@@ -19,6 +19,8 @@ export interface Rig {
   readonly mock: Program
   /** A new process each time: memory that a proxy once took is never given back. */
   startReference(): Promise<Program>
+  /** A program of this folder, which prints a line when it is ready. */
+  start(file: string, argument: string): Promise<Program>
   /** @throws Error when an answer was not what the mock sent, unless `isTolerant` */
   load(job: Job, isTolerant?: boolean): Promise<LoadResult>
   /** @throws Error when an answer was not what the mock sent */
@@ -63,6 +65,7 @@ export async function openRig(): Promise<Rig> {
   return {
     folder,
     mock,
+    start,
     startReference: () => start('reference.ts', mock.url),
     load: (job, isTolerant) => generate(job, isTolerant),
     time: (job) => generate(job),
