@@ -60,8 +60,9 @@ interface Taken {
 }
 type Failure = Extract<StreamEvent, { type: 'error' }>
 
-const PING = new TextEncoder().encode(sseComment('PING'))
-const BLANK_LINE = new TextEncoder().encode('\n\n')
+const utf8 = new TextEncoder()
+const PING = utf8.encode(sseComment('PING'))
+const BLANK_LINE = utf8.encode('\n\n')
 const CUT = 'The upstream ended the stream before it was complete'
 /** How long the rest of a finished upstream stream is awaited, so that its connection can be used again. */
 const REST_MS = 1_000
@@ -70,7 +71,6 @@ export function createPump(options: PumpOptions): Pump {
   const { exchange, reader, decoder, encoder, hidesUsage, tally, gauge, encodeError, log } = options
   const parser = createSseParser({ maxLineChars: options.maxLineChars })
   const skim = createSkim(options.maxLineChars)
-  const utf8 = new TextEncoder()
   let controller!: ReadableStreamDefaultController<Uint8Array>
   /** Bytes of a frame that is not complete yet. */
   let held: Uint8Array[] = []

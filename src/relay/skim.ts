@@ -18,12 +18,17 @@ export interface Skim {
   read(chunk: Uint8Array): readonly StreamEvent[] | undefined
 }
 
+/** Offsets in the bytes of a pattern. */
+interface Range {
+  readonly from: number
+  readonly to: number
+}
 type Piece = Extract<BlockDelta, { text: string }>
 interface Pattern {
   readonly bytes: Uint8Array
-  /** Where the text begins in `bytes`, and where it ends. */
-  readonly from: number
-  readonly to: number
+  readonly text: Range
+  /** What else may differ, and means nothing to a decoder: behind the text. */
+  readonly noise: Range & { readonly isString: boolean }
   readonly event: StreamEvent & { type: 'block-delta' }
   readonly kind: Piece['type']
 }
@@ -33,32 +38,20 @@ const MAX_PATTERN_BYTES = 2_048
 /** A stream whose frames differ in more than a text is no longer learned from. */
 const MAX_USELESS = 8
 
+/** One for all streams: it keeps nothing between two texts. A mark of byte order in a text is a part of it. */
+const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
+
 const QUOTE = 34
 const BACKSLASH = 92
-const FIRST_PRINTABLE = 32
+const BLANK = 32
 const BOM_START = 0xef
+const OBFUSCATION = '"obfuscation":"'
 
 /** @param maxBytes of a chunk: what a decoder would find too long is left to it */
 export function createSkim(maxBytes: number): Skim {
-  // A mark of byte order in a text is a part of it.
-  const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
   let pattern: Pattern | undefined
   /** Patterns in a row that fitted nothing. */
   let useless = 0
-
-  /** @returns where the text of the frame at `at` ends; -1 when the bytes there are not the pattern with another text */
-  const textEnd = ({ bytes, from, to }: Pattern, chunk: Uint8Array, at: number): number => {
-    for (let index = 0; index < from; index++) if (chunk[at + index] !== bytes[index]) return -1
-    let end = at + from
-    for (;;) {
-      const byte = chunk[end]
-      if (byte === undefined || byte < FIRST_PRINTABLE || byte === BACKSLASH) return -1
-      if (byte === QUOTE) break
-      end++
-    }
-    for (let index = to; index < bytes.length; index++) if (chunk[end + index - to] !== bytes[index]) return -1
-    return end
-  }
 
   return {
     learn(chunk, data, events) {
@@ -70,22 +63,49 @@ export function createSkim(maxBytes: number): Skim {
     },
     read(chunk) {
       if (!pattern || chunk.length > maxBytes) return undefined
-      const { bytes, from, to, kind } = pattern
+      const { kind } = pattern
       const { type, index, choice } = pattern.event
       const events: StreamEvent[] = []
       for (let at = 0; at < chunk.length; ) {
-        const start = at + from
-        const end = textEnd(pattern, chunk, at)
+        const start = at + pattern.text.from
+        const textEnd = isSame(pattern, 0, pattern.text.from, chunk, at) ? stringEnd(chunk, start) : -1
+        const end = textEnd === -1 ? -1 : frameEnd(pattern, chunk, textEnd)
         // An empty text may mean anything, such as nothing.
-        if (end <= start) return undefined
-        const delta = { type: kind, text: utf8.decode(chunk.subarray(start, end)) }
+        if (end === -1 || textEnd === start) return undefined
+        const delta = { type: kind, text: utf8.decode(chunk.subarray(start, textEnd)) }
         events.push(choice === undefined ? { type, index, delta } : { type, index, delta, choice })
-        at = end + bytes.length - to
+        at = end
       }
       useless = 0
       return events
     },
   }
+}
+
+/** Has `chunk` at `at` what the pattern has from `from` to `to`? */
+function isSame({ bytes }: Pattern, from: number, to: number, chunk: Uint8Array, at: number): boolean {
+  for (let index = from; index < to; index++) if (chunk[at + index - from] !== bytes[index]) return false
+  return true
+}
+
+/** @returns where the JSON string that goes on at `at` ends; -1 when it has an escape or is not complete */
+function stringEnd(chunk: Uint8Array, at: number): number {
+  for (let end = at; ; end++) {
+    const byte = chunk[end]
+    if (byte === QUOTE) return end
+    if (byte === undefined || byte < BLANK || byte === BACKSLASH) return -1
+  }
+}
+
+/** @returns the offset after the frame whose text ends at `textEnd`; -1 when it is not the pattern's */
+function frameEnd(pattern: Pattern, chunk: Uint8Array, textEnd: number): number {
+  const { bytes, text, noise } = pattern
+  if (!isSame(pattern, text.to, noise.from, chunk, textEnd)) return -1
+  let end = textEnd + noise.from - text.to
+  if (noise.isString) end = stringEnd(chunk, end)
+  else while (chunk[end] === BLANK) end++
+  if (end === -1 || !isSame(pattern, noise.to, bytes.length, chunk, end)) return -1
+  return end + bytes.length - noise.to
 }
 
 function patternOf(chunk: Uint8Array, data: string, events: readonly StreamEvent[]): Pattern | undefined {
@@ -103,5 +123,23 @@ function patternOf(chunk: Uint8Array, data: string, events: readonly StreamEvent
   const from = raw.indexOf(needle)
   // Comments and other lines of the frame could hold it, too.
   if (from === -1 || from !== raw.lastIndexOf(needle)) return undefined
-  return { bytes: chunk.slice(), from: from + 1, to: from + needle.length - 1, event, kind: delta.type }
+  const text = { from: from + 1, to: from + needle.length - 1 }
+  return { bytes: chunk.slice(), text, noise: noiseOf(raw, text.to), event, kind: delta.type }
+}
+
+/**
+ * OpenAI hides the length of texts behind a string of random length, Anthropic behind blanks before the last brace.
+ * @param frame without escapes, so that each quote begins or ends a string
+ * @source https://platform.openai.com/docs/api-reference/chat-streaming (`include_obfuscation`), read 2026-11
+ */
+function noiseOf(frame: Buffer, textTo: number): Pattern['noise'] {
+  const key = frame.indexOf(OBFUSCATION, textTo)
+  if (key !== -1) {
+    const from = key + OBFUSCATION.length
+    return { from, to: frame.indexOf('"', from), isString: true }
+  }
+  const to = frame.lastIndexOf('}')
+  let from = to
+  while (frame[from - 1] === BLANK) from--
+  return { from, to, isString: false }
 }

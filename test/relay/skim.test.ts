@@ -70,6 +70,19 @@ describe('a stream whose frames differ in their text', () => {
     expect(same('openai-chat', [...frames.slice(0, 2), frames.slice(2).join(''), frames[0]! + frames[1]!])).toBe(2)
   })
 
+  test('may differ in what hides the length of the text', () => {
+    const hidden = words.map((content, at) => chat({ content }, { usage: null, obfuscation: 'x'.repeat(at) }))
+    expect(same('openai-chat', hidden)).toBe(words.length - 2)
+    const padded = words.map((word, at) => claude(word).replace('}\n', `${' '.repeat(at)}}\n`))
+    expect(same('claude', [...CLAUDE_START, ...padded])).toBe(words.length - 1)
+    const finish = chat({ content: 'word' }, { obfuscation: 'x' }).replace('null', '"stop"')
+    same('openai-chat', [...hidden, finish, ...hidden])
+    same('openai-chat', [chat({ content: 'word' }, { obfuscation: 'word' }), ...hidden])
+    same('openai-chat', [...hidden, chat({ content: 'word' }, { obfuscation: '"' }), ...hidden])
+    // A name in one frame may be a text in the next.
+    same('openai-chat', [...hidden, chat({ content: 'obfuscation' }), chat({ content: 'x' }), ...hidden])
+  })
+
   test('is decoded where a text is empty, has escapes, is cut, or where anything else differs', () => {
     const plain = chat({ content: 'word' })
     const others = [
