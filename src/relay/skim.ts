@@ -125,7 +125,7 @@ function patternOf(chunk: Uint8Array, data: string, events: readonly StreamEvent
   // Comments and other lines of the frame could hold it, too.
   if (from === -1 || from !== raw.lastIndexOf(needle)) return undefined
   const text = { from: from + 1, to: from + needle.length - 1 }
-  return { bytes: Buffer.from(raw), text, noise: noiseOf(raw, text.to), event, kind: delta.type }
+  return { bytes: Buffer.from(chunk.slice().buffer), text, noise: noiseOf(raw, text.to), event, kind: delta.type }
 }
 
 /**
