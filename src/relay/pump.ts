@@ -82,10 +82,11 @@ export function createPump(options: PumpOptions): Pump {
   /** The step under way. */
   let stepping: Promise<void> | undefined
 
-  /** Events → tally and encoder. @returns text of the encoder */
+  /** Events → tally and encoder, but for errors, which end the stream. @returns text of the encoder */
   const see = (events: readonly StreamEvent[]): string => {
     let text = ''
     for (const event of events) {
+      if (event.type === 'error') continue
       tally.see(event)
       if (encoder) text += encoder.event(event)
     }
@@ -102,7 +103,7 @@ export function createPump(options: PumpOptions): Pump {
       last = decoder.feed(frame)
       const error = last.find((event) => event.type === 'error')
       if (error) failure = upstreamSaid(error)
-      text += see(error ? last.filter((event) => event !== error) : last)
+      text += see(last)
       if (hidesUsage && isUsageOnly(frame, last)) hidden = (hidden ?? new Set()).add(frame.data)
     }
     return { text, failure, hidden, last }
