@@ -3,10 +3,11 @@
  * it comes to rest, and what a small call costs and waits beside them. Run as a program, it is the crowd of clients.
  */
 import { eventually } from '../support/eventually.ts'
+import { callGateway } from './calls.ts'
 import { requestOf } from './connection.ts'
-import { type Gateway, openGateway } from './gateway.ts'
+import { openGateway } from './gateway.ts'
 import { cpuOf, residentOf } from './processes.ts'
-import type { Program, Rig } from './rig.ts'
+import type { Rig } from './rig.ts'
 import type { Row } from './table.ts'
 import { PATHS, streamBody } from './wire.ts'
 
@@ -17,15 +18,15 @@ export interface StalledSizes {
 
 /** Chunks of 8 kB, more than any buffer on the way holds. */
 const FAST = { chunks: 100_000, paceMs: 0, padChars: 8_000 } as const
-const SMALL = { perSecond: 200, count: 800, unmeasured: 100 } as const
-const WARM_UP = { ...SMALL, count: 2_000 } as const
+const SMALL = { perSecond: 300, count: 900, unmeasured: 100 } as const
 const KEYS = 20
 /** A program that moves on uses more of a processor than this. */
 const AT_REST = 0.1
-const LOOK_MS = 1_000
+const WARM_UP_CALLS = 10_000
+const LOOK_MS = 500
 const REST_MS = 120_000
 /** How long what is at rest is watched. */
-const WATCHED_MS = 5_000
+const WATCHED_MS = 3_000
 /** What the runtime may hold of each before it holds the upstream back: it reads up to a megabyte ahead. */
 const MB_PER_READER = 2
 /** Connections opened within one turn; more at once would only fill the listener's queue. */
@@ -38,25 +39,32 @@ interface Crowd {
 }
 
 export async function measureStalled(rig: Rig, { rounds, readers }: StalledSizes): Promise<readonly Row[]> {
-  const own = figures()
-  const bare = figures()
+  const own = { grown: [] as number[], growing: [] as number[] }
+  const bare = { grown: [] as number[], growing: [] as number[] }
+  const [cpu, p50, p99] = [pair(), pair(), pair()]
   for (let round = 0; round < rounds; round++) {
     const reference = await rig.startReference()
     try {
-      await measureOne(rig, { ...reference, workerPid: reference.pid, keys: ['any'] }, readers, bare)
+      await withCrowd(rig, { url: reference.url, keys: ['any'], readers }, reference.pid, bare)
     } finally {
       await reference.stop()
     }
-    const gateway = await openGateway({
-      folder: rig.folder,
-      engine: 'sqlite',
-      upstreamUrl: rig.mock.url,
-      keysPerUser: KEYS,
-    })
+    const common = { folder: rig.folder, engine: 'sqlite', upstreamUrl: rig.mock.url, keysPerUser: KEYS } as const
+    const gateway = await openGateway(common)
     try {
-      const calls = await measureOne(rig, { ...gateway, pid: gateway.supervisorPid, gateway }, readers, own)
+      const { url, keys, supervisorPid, workerPid } = gateway
+      const small = async (at: keyof ReturnType<typeof pair>): Promise<void> => {
+        const start = await cpuOf(supervisorPid)
+        const { timesMs } = await rig.time({ kind: 'timed', url, keys, ...SMALL })
+        cpu[at].push(((await cpuOf(supervisorPid)) - start) / SMALL.count)
+        p50[at].push(timesMs[Math.floor(timesMs.length * 0.5)]!)
+        p99[at].push(timesMs[Math.floor(timesMs.length * 0.99)]!)
+      }
+      await callGateway(rig, gateway, WARM_UP_CALLS)
+      await small('alone')
+      await withCrowd(rig, { url, keys, readers }, workerPid, own, () => small('beside'))
       // Who left is billed for what was produced until then.
-      await gateway.settled(calls + readers)
+      await gateway.settled(2 * SMALL.count + readers)
     } finally {
       await gateway.close()
     }
@@ -80,66 +88,50 @@ export async function measureStalled(rig: Rig, { rounds, readers }: StalledSizes
     {
       figure: `small call beside ${crowd}; reference: without them`,
       unit: 'µs CPU',
-      values: own.cpu.beside,
-      reference: own.cpu.alone,
+      values: cpu.beside,
+      reference: cpu.alone,
       aim: { kind: 'at most × reference', times: 1.2 },
     },
-    ...(['p50', 'p99'] as const).map(
-      (name): Row => ({
+    ...Object.entries({ p50, p99 }).map(
+      ([name, { alone, beside }]): Row => ({
         figure: `small call beside ${crowd}, ${name}; reference: without them`,
         unit: 'ms',
-        values: own[name].beside,
-        reference: own[name].alone,
+        values: beside,
+        reference: alone,
       }),
     ),
   ]
 }
 
 const pair = () => ({ alone: [] as number[], beside: [] as number[] })
-const figures = () => ({ grown: [] as number[], growing: [] as number[], cpu: pair(), p50: pair(), p99: pair() })
 
-interface Target {
-  readonly url: string
-  readonly keys: readonly string[]
-  /** Of all its processes. */
-  readonly pid: number
-  readonly workerPid: number
-  readonly gateway?: Gateway
+interface Grown {
+  /** MB for each reader, when they had come to rest. */
+  readonly grown: number[]
+  /** MB in all, since then. */
+  readonly growing: number[]
 }
 
-/** @returns how many small calls were made */
-async function measureOne(
+/** @param beside work while the crowd stands still */
+async function withCrowd(
   rig: Rig,
-  target: Target,
-  readers: number,
-  into: ReturnType<typeof figures>,
-): Promise<number> {
-  const { url, keys, pid, workerPid } = target
-  let calls = 0
-  const small = async (at: 'alone' | 'beside'): Promise<void> => {
-    const start = await cpuOf(pid)
-    const { timesMs } = await rig.time({ kind: 'timed', url, keys, ...SMALL })
-    into.cpu[at].push(((await cpuOf(pid)) - start) / SMALL.count)
-    into.p50[at].push(timesMs[Math.floor(timesMs.length * 0.5)]!)
-    into.p99[at].push(timesMs[Math.floor(timesMs.length * 0.99)]!)
-    calls += SMALL.count
-  }
-  await rig.time({ kind: 'timed', url, keys, ...WARM_UP })
-  calls += WARM_UP.count
-  await small('alone')
+  crowd: Crowd,
+  workerPid: number,
+  into: Grown,
+  beside?: () => Promise<void>,
+): Promise<void> {
   const before = await residentOf(workerPid)
-  const crowd: Program = await rig.start('stalled.ts', JSON.stringify({ url, keys, readers } satisfies Crowd))
+  const program = await rig.start('stalled.ts', JSON.stringify(crowd))
   try {
-    await atRest(pid)
+    await atRest(workerPid)
     const rested = await residentOf(workerPid)
     await Bun.sleep(WATCHED_MS)
-    into.grown.push((rested - before) / readers)
+    into.grown.push((rested - before) / crowd.readers)
     into.growing.push(Math.max(0, (await residentOf(workerPid)) - rested))
-    await small('beside')
+    await beside?.()
   } finally {
-    await crowd.stop()
+    await program.stop()
   }
-  return calls
 }
 
 /** An upstream that is not held back never comes to rest. */
