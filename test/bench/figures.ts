@@ -80,7 +80,7 @@ export const FIGURES: readonly Figure[] = [
   figure(
     'flat',
     'Memory over time',
-    { full: { tokens: 600_000, minutes: 5 }, quick: { tokens: 60_000, minutes: 0 } },
+    { full: { tokens: 600_000, minutes: 5 }, quick: { tokens: 200_000, minutes: 0 } },
     measureFlat,
   ),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
