@@ -552,14 +552,24 @@ const outcomeOf = ({ channel, keyIndex, startedAtMs }: Attempt, error?: GatewayE
 const ABORT_MS = 2_000
 
 const NO_BYTES = new Uint8Array()
+const NO_HEADERS = new Headers()
+const NO_QUERY = new URLSearchParams()
 
-/** What a stream needs to know of its call to the end: thousands of open streams must not keep thousands of prompts. */
+/** What a stream needs to know of its call to the end: thousands of open streams must not keep thousands of prompts and headers. */
 const withoutBodies = <T extends { readonly job: { readonly call: Call }; readonly built: Built }>({
   job,
   built,
 }: T) => ({
-  job: { ...job, call: { ...job.call, bytes: NO_BYTES, json: {} } } as T['job'],
-  built: { ...built, body: '', upstreamCall: { ...built.upstreamCall, json: {} } } as Built,
+  job: {
+    ...job,
+    call: { ...job.call, bytes: NO_BYTES, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
+  } as T['job'],
+  built: {
+    ...built,
+    body: '',
+    headers: NO_HEADERS,
+    upstreamCall: { ...built.upstreamCall, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
+  } as Built,
 })
 
 const payerOf = ({ caller }: Call) => ({

@@ -2,12 +2,14 @@
 import { measureBodies } from './bodies.ts'
 import { measureCalls } from './calls.ts'
 import { measureDirect } from './direct.ts'
+import { measureFlat } from './flat.ts'
 import type { Gateway } from './gateway.ts'
 import { measureGrowth } from './growth.ts'
 import { measureIdle } from './idle.ts'
 import { measureLatency } from './latency.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
+import { measureStalled } from './stalled.ts'
 import { measureStart } from './start.ts'
 import { measureStreams } from './streams.ts'
 import type { Row } from './table.ts'
@@ -93,6 +95,18 @@ export const FIGURES: readonly Figure[] = [
       quick: { rounds: 1, seconds: 3, kinds: ['text'] },
     },
     measureBodies,
+  ),
+  figure(
+    'stalled',
+    'Readers that stall',
+    { full: { rounds: 2, readers: 1_000 }, quick: { rounds: 1, readers: 100 } },
+    measureStalled,
+  ),
+  figure(
+    'flat',
+    'Memory over time',
+    { full: { tokens: 600_000, minutes: 5 }, quick: { tokens: 200_000, minutes: 0 } },
+    measureFlat,
   ),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
 ]
