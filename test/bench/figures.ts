@@ -9,6 +9,7 @@ import { measureIdle } from './idle.ts'
 import { measureLatency } from './latency.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
+import { measureShared } from './shared.ts'
 import { measureStalled } from './stalled.ts'
 import { measureStart } from './start.ts'
 import { measureStreams } from './streams.ts'
@@ -76,6 +77,12 @@ export const FIGURES: readonly Figure[] = [
       quick: { rounds: 1, streams: [3_000], chunks: 8 },
     },
     measureMemory,
+  ),
+  figure(
+    'shared',
+    'What a node asks of the servers that all share',
+    { full: { rounds: 3, seconds: 20 }, quick: { rounds: 1, seconds: 5 } },
+    measureShared,
   ),
   figure('idle', 'Idle node', { full: { rounds: 5, seconds: 10 }, quick: { rounds: 1, seconds: 8 } }, measureIdle),
   figure(
