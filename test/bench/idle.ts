@@ -1,6 +1,6 @@
 /** What a node costs that nobody uses: memory that is resident, and CPU time; set up, with keys and a channel. */
 import { openGateway } from './gateway.ts'
-import { cpuOf, proportionalOf, residentOf } from './processes.ts'
+import { cpuOf, residentOf, residentTogether } from './processes.ts'
 import type { Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
@@ -15,7 +15,7 @@ export async function measureIdle(
   const supervisor: number[] = []
   const worker: number[] = []
   const both: number[] = []
-  const shared: number[] = []
+  const together: number[] = []
   const cpu: number[] = []
   const bare: number[] = []
   for (let round = 0; round < sizes.rounds; round++) {
@@ -35,7 +35,7 @@ export async function measureIdle(
         supervisor.push(await residentOf(supervisorPid))
         worker.push(await residentOf(workerPid))
         both.push(supervisor.at(-1)! + worker.at(-1)!)
-        shared.push((await proportionalOf(supervisorPid)) + (await proportionalOf(workerPid)))
+        together.push(await residentTogether([supervisorPid, workerPid]))
         bare.push(await residentOf(reference.pid))
       } finally {
         await close()
@@ -51,7 +51,7 @@ export async function measureIdle(
       values: both,
       aim: { kind: 'at most', value: AIM_MB },
     },
-    { figure: 'the same, shared pages once', unit: 'MB', values: shared, aim: { kind: 'at most', value: AIM_MB } },
+    { figure: 'the same, shared pages once', unit: 'MB', values: together, aim: { kind: 'at most', value: AIM_MB } },
     { figure: 'worker', unit: 'MB', values: worker, reference: bare },
     { figure: 'supervisor', unit: 'MB', values: supervisor, reference: bare },
     { figure: 'both, per second', unit: 'ms CPU', values: cpu },

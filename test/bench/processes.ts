@@ -55,10 +55,23 @@ async function memoryOf(pid: number, name: string): Promise<number> {
 }
 
 /**
- * The same, of pages that several processes have each its part. Two processes of one program share most of it, which
- * `residentOf` counts twice; but so does any other process of that program.
+ * The same of several processes together: what they map of one file counts once, as much of it as the one that has the
+ * most, since processes of one program share its pages. What only one of the others has is missed, about 1 % of the sum.
+ * @source https://man7.org/linux/man-pages/man5/proc_pid_smaps.5.html
  */
-export async function proportionalOf(pid: number): Promise<number> {
-  const text = await readFile(`/proc/${pid}/smaps_rollup`, 'utf8').catch(() => '')
-  return (Number(/^Pss:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024) / 1e6
+export async function residentTogether(pids: readonly number[]): Promise<number> {
+  const most = new Map<string, number>()
+  let ownKb = 0
+  for (const text of await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/smaps`, 'utf8').catch(() => '')))) {
+    for (const mapping of text.split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)) {
+      const [, offset, inode] = /^\S+ \S+ (\S+) \S+ (\d+)/.exec(mapping) ?? []
+      const numberOf = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(mapping)?.[1] ?? 0)
+      const anonymousKb = numberOf('Anonymous')
+      ownKb += anonymousKb
+      const key = `${inode} ${offset}`
+      most.set(key, Math.max(most.get(key) ?? 0, numberOf('Rss') - anonymousKb))
+    }
+  }
+  const sharedKb = [...most.values()].reduce((sum, kb) => sum + kb, 0)
+  return ((ownKb + sharedKb) * 1024) / 1e6
 }
