@@ -88,7 +88,7 @@ export const callWork = (rig: Rig, calls: number): Work => ({
 })
 
 /** Calls it until each worker has served so many calls, those before included. */
-export async function warmUp(rig: Rig, gateway: Gateway, perWorker: number): Promise<void> {
+export async function warmUp(rig: Rig, gateway: Gateway, perWorker: number = WARM_UP.short): Promise<void> {
   const calls = perWorker * gateway.workers - gateway.served()
   if (calls > 0) await callGateway(rig, gateway, calls)
 }

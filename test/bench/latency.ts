@@ -2,7 +2,7 @@
  * What a call waits longer than without a gateway: an open loop at half of what the slowest target can do, and streams until
  * their first byte. The same schedule goes straight to the mock in the same round, and its percentiles are subtracted.
  */
-import { callGateway, callProgram, NAMES, WARM_UP, warmUp } from './calls.ts'
+import { callGateway, callProgram, NAMES, warmUp } from './calls.ts'
 import type { Gateway } from './gateway.ts'
 import { cpuOf } from './processes.ts'
 import type { Rig } from './rig.ts'
@@ -51,7 +51,7 @@ export async function measureLatency(
 ): Promise<readonly Row[]> {
   const reference = await rig.startReference()
   try {
-    await Promise.all(gateways.map((gateway) => warmUp(rig, gateway, WARM_UP.short)))
+    await Promise.all(gateways.map((gateway) => warmUp(rig, gateway)))
     const capacities = [await callProgram(rig, reference, CAPACITY_CALLS)]
     for (const gateway of gateways) capacities.push(await callGateway(rig, gateway, CAPACITY_CALLS))
     const perSecond = Math.round(Math.min(...capacities) / 2)
