@@ -65,8 +65,11 @@ async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly S
   try {
     for (const figure of figures) {
       const startedAtMs = performance.now()
-      if (!figure.isOnShared) await closeShared()
-      const result = await figure.measure(rig, mode, shared).then(
+      const run = async () => {
+        if (!figure.isOnShared) await closeShared()
+        return figure.measure(rig, mode, shared)
+      }
+      const result = await run().then(
         (rows) => ({ rows }),
         (error: unknown) => {
           say(Bun.inspect(error))
@@ -78,7 +81,11 @@ async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly S
       say(`${figure.name}: ${seconds.toFixed(0)} s`)
     }
   } finally {
-    await closeShared()
+    // What was measured is shown all the same.
+    await closeShared().catch((error: unknown) => {
+      say(Bun.inspect(error))
+      process.exitCode = 1
+    })
   }
   return sections
 }
