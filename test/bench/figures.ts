@@ -1,9 +1,9 @@
 /** What the benchmark measures, in the order of its table: a section for each figure, with its full and its quick sizes. */
 import { measureBodies } from './bodies.ts'
-import { measureCalls } from './calls.ts'
+import { measureCalls, WARM_UP } from './calls.ts'
 import { measureDirect } from './direct.ts'
 import { measureFlat } from './flat.ts'
-import type { Gateway } from './gateway.ts'
+import type { Gateway, Spread } from './gateway.ts'
 import { measureGrowth } from './growth.ts'
 import { measureIdle } from './idle.ts'
 import { measureLatency } from './latency.ts'
@@ -33,9 +33,15 @@ export interface Figure {
 export type Shared = (most?: number) => Promise<readonly Gateway[]>
 
 /** Quick sizes should take at most 15 s. */
-interface Sizes<T> {
+export interface Sizes<T> {
   readonly full: T
   readonly quick: T
+}
+
+/** Of the gateways that figures share. Most of their set-up is hashing passwords, two for each user. */
+export const SPREAD: Sizes<Spread> = {
+  full: { users: 50, keysPerUser: 2, channels: 5 },
+  quick: { users: 20, keysPerUser: 5, channels: 5 },
 }
 
 export const FIGURES: readonly Figure[] = [
@@ -48,13 +54,19 @@ export const FIGURES: readonly Figure[] = [
   onShared(
     'calls',
     'Small calls',
-    { full: { rounds: 5, calls: 20_000 }, quick: { rounds: 2, calls: 8_000 } },
+    {
+      full: { rounds: 5, calls: 20_000, warmUp: WARM_UP.long },
+      quick: { rounds: 2, calls: 8_000, warmUp: WARM_UP.short },
+    },
     async (rig, shared, sizes) => measureCalls(rig, await shared(), sizes),
   ),
   onShared(
     'workers',
     'Small calls on several workers',
-    { full: { rounds: 5, calls: 20_000, workers: [2, 4] }, quick: { rounds: 2, calls: 8_000, workers: [2] } },
+    {
+      full: { rounds: 5, calls: 20_000, warmUp: WARM_UP.long, workers: [2, 4], spread: SPREAD.full },
+      quick: { rounds: 2, calls: 8_000, warmUp: WARM_UP.short, workers: [2], spread: SPREAD.quick },
+    },
     async (rig, shared, sizes) => measureWorkers(rig, await shared(), sizes),
   ),
   onShared(

@@ -38,23 +38,25 @@ export interface Gateway {
   close(): Promise<void>
 }
 
-export interface GatewayOptions {
+/** One user, one key and one channel where nothing else is said. */
+export interface GatewayOptions extends Partial<Spread> {
   /** Where its database goes, if that is a file. */
   readonly folder: string
   readonly engine: Engine
   readonly upstreamUrl: string
   /** Several share one port, which needs a cluster; 1 if not given. */
   readonly workers?: number
-  readonly users?: number
-  readonly keysPerUser?: number
-  readonly channels?: number
   /** A database that is there and stays, with its keys: nothing is set up. Or another server than the one that is shared. */
   readonly on?: { readonly server: SqlServer; readonly database?: string; readonly keys?: readonly string[] }
   readonly env?: Readonly<Record<string, string>>
 }
 
 /** Users, keys and channels that small calls are spread over. */
-export const SPREAD = { users: 50, keysPerUser: 2, channels: 5 } as const
+export interface Spread {
+  readonly users: number
+  readonly keysPerUser: number
+  readonly channels: number
+}
 
 /** Quota units; the most that one grant may be. */
 const WALLET = 2_000_000_000

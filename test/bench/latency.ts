@@ -6,7 +6,7 @@ import { callGateway, callProgram, NAMES, warmUp } from './calls.ts'
 import type { Gateway } from './gateway.ts'
 import { cpuOf } from './processes.ts'
 import type { Rig } from './rig.ts'
-import type { Row } from './table.ts'
+import { median, type Row } from './table.ts'
 import type { TimedJob } from './timed.ts'
 
 const CAPACITY_CALLS = 8_000
@@ -14,6 +14,12 @@ const CAPACITY_CALLS = 8_000
 const BEGINNING_SECONDS = 0.2
 /** In steady state 100 are open at once. */
 const STREAMS = { perSecond: 200, stream: { chunks: 25, paceMs: 20 } } as const
+/**
+ * A schedule that the generator itself kept worse than this, at p99, says nothing of what it called: the machine stood still
+ * or was busy with something else. It is repeated, and the one that was kept best counts.
+ */
+const LATE_MS = 3
+const TRIES = 3
 const PERCENTILES = [
   { name: 'p50', share: 0.5, aimMs: 1 },
   { name: 'p99', share: 0.99, aimMs: 5 },
@@ -34,6 +40,8 @@ interface Target {
   readonly times: (readonly number[])[]
   /** µs of CPU per call. */
   readonly cpu: number[]
+  /** p99 of how late the generator began. */
+  readonly lateMs: number[]
 }
 
 export async function measureLatency(
@@ -72,6 +80,7 @@ const target = (name: string, program: Target['program']): Target => ({
   keys: ['any'],
   times: [],
   cpu: [],
+  lateMs: [],
 })
 const secondsOf = ({ chunks, paceMs }: typeof STREAMS.stream): number => (chunks * paceMs) / 1_000
 
@@ -85,19 +94,28 @@ async function measured(
 ): Promise<readonly Row[]> {
   const unmeasured = Math.round(load.perSecond * beginningSeconds)
   const count = unmeasured + Math.round(load.perSecond * seconds)
-  const late: (readonly number[])[] = []
+  const attempt = async ({ program, keys, gateway }: Target) => {
+    const start = await cpuOf(program.pid)
+    const { timesMs, lateMs } = await rig.time({ kind: 'timed', url: program.url, keys, count, unmeasured, ...load })
+    await gateway?.settled(count)
+    return { timesMs, lateMs: at(lateMs, 0.99), cpu: ((await cpuOf(program.pid)) - start) / count }
+  }
   for (let round = 0; round < rounds; round++)
-    for (const { program, keys, gateway, times, cpu } of [direct, bare, ...own]) {
-      const start = await cpuOf(program.pid)
-      const { timesMs, lateMs } = await rig.time({ kind: 'timed', url: program.url, keys, count, unmeasured, ...load })
-      await gateway?.settled(count)
-      cpu.push(((await cpuOf(program.pid)) - start) / count)
-      times.push(timesMs)
-      if (program === direct.program) late.push(lateMs)
+    for (const target of [direct, bare, ...own]) {
+      let best = await attempt(target)
+      for (let tried = 1; tried < TRIES && best.lateMs > LATE_MS; tried++) {
+        const next = await attempt(target)
+        if (next.lateMs < best.lateMs) best = next
+      }
+      target.cpu.push(best.cpu)
+      target.times.push(best.timesMs)
+      target.lateMs.push(best.lateMs)
     }
 
   const added = ({ times }: Target, share: number): readonly number[] =>
     times.map((list, round) => at(list, share) - at(direct.times[round]!, share))
+  const isBusy = (target: Target): boolean => median(target.lateMs) > LATE_MS
+  const doubt = 'the machine was too busy for the generator to keep its schedule'
   const percentiles = PERCENTILES.flatMap(({ name, share, aimMs }): Row[] => [
     ...own.map(
       (each): Row => ({
@@ -106,13 +124,13 @@ async function measured(
         values: added(each, share),
         reference: added(bare, share),
         aim: { kind: 'at most', value: aimMs },
+        ...((isBusy(each) || isBusy(direct)) && { doubt }),
       }),
     ),
     {
-      figure: `${label}: straight to the mock, ${name}; reference: what of it the generator began too late`,
+      figure: `${label}: straight to the mock, ${name}`,
       unit: 'ms',
       values: direct.times.map((list) => at(list, share)),
-      reference: late.map((list) => at(list, share)),
     },
   ])
   const cpu = own.map(
@@ -123,7 +141,8 @@ async function measured(
       reference: bare.cpu,
     }),
   )
-  return [...percentiles, ...cpu]
+  const late = [direct, bare, ...own].flatMap(({ lateMs }) => lateMs)
+  return [...percentiles, { figure: `${label}: the generator began late, p99`, unit: 'ms', values: late }, ...cpu]
 }
 
 const at = (sorted: readonly number[], share: number): number =>

@@ -6,8 +6,8 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { stopServices } from '../support/services.ts'
 import { callWork } from './calls.ts'
-import { FIGURES, type Figure } from './figures.ts'
-import { type Engine, type Gateway, openGateway, SPREAD } from './gateway.ts'
+import { FIGURES, type Figure, SPREAD } from './figures.ts'
+import { type Engine, type Gateway, openGateway } from './gateway.ts'
 import { printProfile, takeProfile } from './profile.ts'
 import { describeSetting, formatReport, writeReport } from './report.ts'
 import { openRig, type Rig } from './rig.ts'
@@ -54,7 +54,8 @@ async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly S
   const shared = async (most = engines.length): Promise<readonly Gateway[]> => {
     const missing = engines.slice(gateways.length, most)
     if (missing.length > 0) say(`setting up on ${missing.join(' and ')}`)
-    const open = (engine: Engine) => openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD })
+    const open = (engine: Engine) =>
+      openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD[mode] })
     gateways.push(...(await Promise.all(missing.map(open))))
     return gateways.slice(0, most)
   }
@@ -64,8 +65,11 @@ async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly S
   try {
     for (const figure of figures) {
       const startedAtMs = performance.now()
-      if (!figure.isOnShared) await closeShared()
-      const result = await figure.measure(rig, mode, shared).then(
+      const run = async () => {
+        if (!figure.isOnShared) await closeShared()
+        return figure.measure(rig, mode, shared)
+      }
+      const result = await run().then(
         (rows) => ({ rows }),
         (error: unknown) => {
           say(Bun.inspect(error))
@@ -77,7 +81,11 @@ async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly S
       say(`${figure.name}: ${seconds.toFixed(0)} s`)
     }
   } finally {
-    await closeShared()
+    // What was measured is shown all the same.
+    await closeShared().catch((error: unknown) => {
+      say(Bun.inspect(error))
+      process.exitCode = 1
+    })
   }
   return sections
 }
@@ -90,7 +98,7 @@ async function profile(rig: Rig): Promise<void> {
   for (const work of works) {
     say(`profile of a ${work.unit}`)
     const engine = engines[0]!
-    printProfile(await takeProfile({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }, work))
+    printProfile(await takeProfile({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD[mode] }, work))
   }
 }
 

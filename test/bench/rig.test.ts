@@ -101,6 +101,15 @@ describe('the table', () => {
     )
   })
 
+  test('says neither of values that are in doubt, and shows them', () => {
+    const aim = { kind: 'at most', value: 100 } as const
+    const doubtful = { ...row, aim, doubt: 'the machine was busy' }
+    expect(judge(doubtful).isMet).toBeUndefined()
+    const table = formatSections([{ title: 'Calls', rows: [doubtful], seconds: 1 }])
+    expect(table).toContain('20.0')
+    expect(table).toContain('In doubt: the machine was busy.')
+  })
+
   test('makes no multiple of a reference that is nothing or less', () => {
     expect(judge({ ...row, reference: [10, -1, 10] }).timesReference).toBeUndefined()
   })
