@@ -1,105 +1,189 @@
 /**
- * CPU per small call: a closed loop on 32 connections, spread over users, keys and channels, and on one hot key; and what
- * the same build takes more in a cluster than alone.
+ * CPU per small call: a closed loop on 32 connections, spread over users, keys and channels, and on one hot key; what the
+ * proxies of others take for it; and what the same build takes more in a cluster than alone.
  */
 import type { Gateway } from './gateway.ts'
+import { type Optional, startNginxProxy, startPortkey } from './other-proxies.ts'
 import { cpuOf } from './processes.ts'
 import type { Work } from './profile.ts'
-import type { Rig } from './rig.ts'
+import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
+/** Of each worker: fewer would leave it waiting between calls, and each time it wakes costs as much as half a call. */
 const CONNECTIONS = 32
-/** Until the engine has compiled what is hot: in the first 20,000 calls that alone costs more than the calls. */
+/** Of a worker, until the engine has compiled what is hot: in the first 20,000 calls that costs more than the calls. */
 const WARM_UP = 30_000
-const NAMES = { sqlite: 'SQLite', cluster: 'MariaDB and Redis' } as const
+export const NAMES = { sqlite: 'SQLite', cluster: 'MariaDB and Redis' } as const
+const SPREAD_CALL = 'small call'
+const HOT_KEY_CALL = 'small call on one hot key'
+
+/** Each gets calls for about the same time: `share` of what Headgate gets. */
+const OTHERS = [
+  { name: 'Portkey', start: startPortkey, share: 1 / 20, aim: { kind: 'at most × reference', times: 1 / 20 } },
+  { name: 'nginx', start: startNginxProxy, share: 3 },
+] as const
 
 export interface CallSizes {
   readonly rounds: number
   readonly calls: number
 }
 
+/** What is called, and what was measured of it: one value for each round. */
+interface Target {
+  readonly label: string
+  readonly program: { readonly url: string; readonly pid: number; readonly headers?: Readonly<Record<string, string>> }
+  readonly keys: readonly string[]
+  readonly share: number
+  readonly gateway?: Gateway
+  /** µs of CPU per call: of its own processes, and of its database servers. */
+  readonly own: number[]
+  readonly servers: number[]
+  /** Calls per second. */
+  readonly rate: number[]
+}
+
 export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes: CallSizes): Promise<readonly Row[]> {
   const reference = await rig.startReference()
-  /** @returns calls per second */
-  const calls = async (url: string, keys: readonly string[], count: number): Promise<number> =>
-    count / (await rig.load({ kind: 'calls', url, keys, connections: CONNECTIONS, calls: count })).seconds
+  const bare = target('bare proxy', reference, 3)
+  const others: { readonly name: string; readonly program: Optional; readonly aim?: Row['aim']; target?: Target }[] = []
   const targets = gateways.flatMap((gateway) => [
-    target(gateway, 'small call', gateway.keys),
-    target(gateway, 'small call on one hot key', gateway.keys.slice(0, 1)),
+    ofGateway(SPREAD_CALL, gateway, gateway.keys),
+    ofGateway(HOT_KEY_CALL, gateway, gateway.keys.slice(0, 1)),
   ])
-  const bare = { cpu: [] as number[], rate: [] as number[] }
   try {
-    await calls(reference.url, ['any'], WARM_UP)
-    for (const gateway of gateways) {
-      await calls(gateway.url, gateway.keys, WARM_UP)
-      await gateway.settled(WARM_UP)
+    for (const { start, share, ...other } of OTHERS) {
+      const program = await start(rig)
+      others.push({ ...other, program, ...(!('missing' in program) && { target: target(other.name, program, share) }) })
     }
-    for (let round = 0; round < sizes.rounds; round++) {
-      const start = await cpuOf(reference.pid)
-      bare.rate.push(await calls(reference.url, ['any'], sizes.calls))
-      bare.cpu.push(((await cpuOf(reference.pid)) - start) / sizes.calls)
-      for (const { gateway, keys, own, servers, rate } of targets) {
-        const serversCpu = async () => (await Promise.all(gateway.serverPids.map(cpuOf))).reduce((a, b) => a + b, 0)
-        const [ownStart, serversStart] = [await cpuOf(gateway.supervisorPid), await serversCpu()]
-        rate.push(await calls(gateway.url, keys, sizes.calls))
-        await gateway.settled(sizes.calls)
-        own.push(((await cpuOf(gateway.supervisorPid)) - ownStart) / sizes.calls)
-        servers.push(((await serversCpu()) - serversStart) / sizes.calls)
-      }
-    }
+    const without = [bare, ...others.flatMap((other) => other.target ?? [])]
+    // All at once: nothing is measured yet.
+    await Promise.all([
+      ...without.map((each) => call(rig, each, WARM_UP * Math.min(1, each.share))),
+      ...gateways.map((gateway) => warmUp(rig, gateway)),
+    ])
+    const all = [...without, ...targets]
+    for (let round = 0; round < sizes.rounds; round++)
+      for (const each of all) await measured(rig, each, sizes.calls * each.share)
   } finally {
     await reference.stop()
+    for (const { program } of others) if (!('missing' in program)) await program.stop()
   }
-  const rows = targets.flatMap(({ gateway, label, own, servers, rate }): Row[] => {
-    const cpu = { unit: 'µs CPU', reference: bare.cpu }
-    const on = NAMES[gateway.engine]
-    const aim = (times: number) => ({ kind: 'at most × reference', times }) as const
-    return [
-      { ...cpu, figure: `${label}, L2, ${on}`, values: own, aim: aim(1.8) },
-      ...(gateway.serverPids.length === 0
-        ? []
-        : [{ ...cpu, figure: `${label}, ${on} themselves`, values: servers, aim: aim(1.2) }]),
-      {
-        figure: `${label}, ${on}: calls per second`,
-        unit: '1/s',
-        values: rate,
-        reference: bare.rate,
-        aim: { kind: 'at least × reference', times: 0.5 },
-      },
-    ]
-  })
-  return [...rows, ...besideAlone(targets)]
+  return [
+    ...targets.flatMap((each) => rowsOf(each, bare)),
+    ...besideAlone(targets),
+    ...others.flatMap((other) => besideOther(other, bare, targets)),
+  ]
 }
 
 /** For a profile: spread calls, as above. */
-export const callWork = (rig: Rig, calls: number): Work => {
-  const run = async ({ url, keys, settled }: Gateway, count: number): Promise<void> => {
-    await rig.load({ kind: 'calls', url, keys, connections: CONNECTIONS, calls: count })
-    await settled(count)
-  }
-  return {
-    unit: 'call',
-    units: calls,
-    warmUp: (gateway) => run(gateway, WARM_UP),
-    run: (gateway) => run(gateway, calls),
-  }
-}
-
-const target = (gateway: Gateway, label: string, keys: readonly string[]) => ({
-  gateway,
-  label,
-  keys,
-  own: [] as number[],
-  servers: [] as number[],
-  rate: [] as number[],
+export const callWork = (rig: Rig, calls: number): Work => ({
+  unit: 'call',
+  units: calls,
+  warmUp: (gateway) => warmUp(rig, gateway),
+  run: async (gateway) => void (await callGateway(rig, gateway, calls)),
 })
 
+/** Calls it until it is as fast as it gets, if it has not been called enough before. */
+export async function warmUp(rig: Rig, gateway: Gateway): Promise<void> {
+  const calls = WARM_UP * gateway.workers - gateway.served()
+  if (calls > 0) await callGateway(rig, gateway, calls)
+}
+
+/** Spread over all its keys. @returns calls per second */
+export const callGateway = (rig: Rig, gateway: Gateway, calls: number): Promise<number> =>
+  call(rig, ofGateway(SPREAD_CALL, gateway, gateway.keys), calls)
+
+/** The bare proxy, or the mock itself. @returns calls per second */
+export const callProgram = (rig: Rig, program: Program, calls: number): Promise<number> =>
+  call(rig, target('', program), calls)
+
+const target = (label: string, program: Target['program'], share = 1): Target => ({
+  label,
+  program,
+  keys: ['any'],
+  share,
+  own: [],
+  servers: [],
+  rate: [],
+})
+
+const ofGateway = (label: string, gateway: Gateway, keys: readonly string[]): Target => ({
+  ...target(label, { url: gateway.url, pid: gateway.supervisorPid }),
+  gateway,
+  keys,
+})
+
+/** Calls it, and waits until all has come to the database. @returns calls per second, without that wait */
+async function call(rig: Rig, { program, keys, gateway }: Target, calls: number): Promise<number> {
+  const { url, headers = {} } = program
+  const connections = CONNECTIONS * (gateway?.workers ?? 1)
+  const { perSecond } = await rig.load({ kind: 'calls', url, headers, keys, connections, calls })
+  await gateway?.settled(calls)
+  return perSecond
+}
+
+async function measured(rig: Rig, target: Target, calls: number): Promise<void> {
+  const used = async () => ({ own: await cpuOf(target.program.pid), servers: await serversCpu(target.gateway) })
+  const start = await used()
+  target.rate.push(await call(rig, target, calls))
+  const end = await used()
+  target.own.push((end.own - start.own) / calls)
+  target.servers.push((end.servers - start.servers) / calls)
+}
+
+/** Of MariaDB and Redis, µs so far; 0 on SQLite. */
+export const serversCpu = async (gateway?: Gateway): Promise<number> =>
+  (await Promise.all((gateway?.serverPids ?? []).map(cpuOf))).reduce((a, b) => a + b, 0)
+
+function rowsOf({ gateway, label, own, servers, rate }: Target, bare: Target): readonly Row[] {
+  const cpu = { unit: 'µs CPU', reference: bare.own }
+  const on = NAMES[gateway!.engine]
+  const aim = (times: number) => ({ kind: 'at most × reference', times }) as const
+  return [
+    { ...cpu, figure: `${label}, L2, ${on}`, values: own, aim: aim(1.8) },
+    ...(gateway!.serverPids.length === 0
+      ? []
+      : [{ ...cpu, figure: `${label}, ${on} themselves`, values: servers, aim: aim(1.2) }]),
+    {
+      figure: `${label}, ${on}: calls per second`,
+      unit: '1/s',
+      values: rate,
+      reference: bare.rate,
+      aim: { kind: 'at least × reference', times: 0.5 },
+    },
+  ]
+}
+
 /** The whole node in a cluster, its reference the same build on SQLite in the same round. */
-const besideAlone = (targets: readonly ReturnType<typeof target>[]): readonly Row[] =>
+const besideAlone = (targets: readonly Target[]): readonly Row[] =>
   targets
-    .filter(({ gateway }) => gateway.engine === 'cluster')
+    .filter(({ gateway }) => gateway?.engine === 'cluster')
     .flatMap(({ label, own }) => {
-      const alone = targets.find((other) => other.gateway.engine === 'sqlite' && other.label === label)
+      const alone = targets.find((other) => other.gateway?.engine === 'sqlite' && other.label === label)
       const figure = `${label}, L2, ${NAMES.cluster}; reference: the same on SQLite without Redis`
       return alone ? [{ figure, unit: 'µs CPU', values: own, reference: alone.own }] : []
     })
+
+/** Another proxy beside the bare one, and Headgate beside that other proxy. */
+function besideOther(
+  other: { readonly name: string; readonly program: Optional; readonly aim?: Row['aim']; readonly target?: Target },
+  bare: Target,
+  targets: readonly Target[],
+): readonly Row[] {
+  const { name, program, aim } = other
+  const missing = 'missing' in program ? { missing: program.missing } : {}
+  const values = other.target?.own ?? []
+  return [
+    { figure: `small call through ${name}`, unit: 'µs CPU', values, reference: bare.own, ...missing },
+    ...targets
+      .filter(({ label }) => label === SPREAD_CALL)
+      .map(({ gateway, label, own }) => ({
+        figure: `${label}, L2, ${NAMES[gateway!.engine]}; reference: ${name}`,
+        unit: 'µs CPU',
+        values: own,
+        reference: values,
+        ...missing,
+        ...(aim && { aim }),
+      })),
+  ]
+}

@@ -1,12 +1,15 @@
 /** What the benchmark measures, in the order of its table: a section for each figure, with its full and its quick sizes. */
 import { measureCalls } from './calls.ts'
+import { measureDirect } from './direct.ts'
 import type { Gateway } from './gateway.ts'
 import { measureGrowth } from './growth.ts'
+import { measureLatency } from './latency.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
 import { measureStart } from './start.ts'
 import { measureStreams } from './streams.ts'
 import type { Row } from './table.ts'
+import { measureWorkers } from './workers.ts'
 
 export interface Figure {
   /** What `--only` calls it. */
@@ -31,22 +34,43 @@ interface Sizes<T> {
 }
 
 export const FIGURES: readonly Figure[] = [
+  figure(
+    'rig',
+    'The rig itself',
+    { full: { rounds: 5, calls: 40_000 }, quick: { rounds: 2, calls: 20_000 } },
+    measureDirect,
+  ),
   onShared(
     'calls',
     'Small calls',
-    { full: { rounds: 5, calls: 20_000 }, quick: { rounds: 3, calls: 8_000 } },
+    { full: { rounds: 5, calls: 20_000 }, quick: { rounds: 2, calls: 8_000 } },
     async (rig, shared, sizes) => measureCalls(rig, await shared(), sizes),
+  ),
+  onShared(
+    'workers',
+    'Small calls on several workers',
+    { full: { rounds: 5, calls: 20_000, workers: [2, 4] }, quick: { rounds: 2, calls: 8_000, workers: [2] } },
+    async (rig, shared, sizes) => measureWorkers(rig, await shared(), sizes),
+  ),
+  onShared(
+    'latency',
+    'Added latency',
+    { full: { rounds: 5, seconds: 5 }, quick: { rounds: 2, seconds: 1 } },
+    async (rig, shared, sizes) => measureLatency(rig, await shared(), sizes),
   ),
   onShared(
     'streams',
     'Streams',
-    { full: { rounds: 5, streams: 400 }, quick: { rounds: 3, streams: 200 } },
+    { full: { rounds: 5, streams: 400 }, quick: { rounds: 2, streams: 100 } },
     async (rig, shared, sizes) => measureStreams(rig, (await shared(1))[0]!, sizes),
   ),
   figure(
     'memory',
-    'Memory',
-    { full: { rounds: 2, streams: [3_000, 5_000] }, quick: { rounds: 1, streams: [3_000, 5_000] } },
+    'Memory of open streams',
+    {
+      full: { rounds: 2, streams: [3_000, 5_000], chunks: 20 },
+      quick: { rounds: 1, streams: [3_000], chunks: 8 },
+    },
     measureMemory,
   ),
   figure(

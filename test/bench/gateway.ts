@@ -17,8 +17,10 @@ export type Engine = 'sqlite' | 'cluster'
 
 export interface Gateway {
   readonly engine: Engine
+  readonly workers: number
   readonly url: string
   readonly supervisorPid: number
+  /** Of the first worker. */
   readonly workerPid: number
   /** Processes of MariaDB and of Redis; absent on SQLite. */
   readonly serverPids: readonly number[]
@@ -30,6 +32,8 @@ export interface Gateway {
   readonly admin: AdminClient
   /** Waits until the database has exactly these calls more than before. @throws Error when it has others, or wrong sums */
   settled(calls: number): Promise<void>
+  /** How many it has served so far, that were waited for. */
+  served(): number
   /** Ends it as an operator would, and removes it. */
   close(): Promise<void>
 }
@@ -39,6 +43,8 @@ export interface GatewayOptions {
   readonly folder: string
   readonly engine: Engine
   readonly upstreamUrl: string
+  /** Several share one port, which needs a cluster; 1 if not given. */
+  readonly workers?: number
   readonly users?: number
   readonly keysPerUser?: number
   readonly channels?: number
@@ -47,35 +53,34 @@ export interface GatewayOptions {
   readonly env?: Readonly<Record<string, string>>
 }
 
+/** Users, keys and channels that small calls are spread over. */
+export const SPREAD = { users: 50, keysPerUser: 2, channels: 5 } as const
+
 /** Quota units; the most that one grant may be. */
 const WALLET = 2_000_000_000
 const SETTLE_MS = 60_000
 
 export async function openGateway(options: GatewayOptions): Promise<Gateway> {
-  const { engine, upstreamUrl, users = 1, keysPerUser = 1, channels = 1 } = options
+  const { engine, upstreamUrl, workers = 1, users = 1, keysPerUser = 1, channels = 1 } = options
   const folder = await mkdtemp(join(options.folder, 'gateway-'))
   const database = engine === 'cluster' ? await clusterServers(options.on) : fileDatabase(join(folder, 'bench.db'))
-  const node = await createNode({ env: { WORKERS: '1', LOG_LEVEL: 'info', ...database.env, ...options.env } })
+  const node = await createNode({
+    env: { WORKERS: String(workers), LOG_LEVEL: 'info', ...database.env, ...options.env },
+  })
   try {
     const startedAtMs = performance.now()
     node.start()
     await node.ready(60_000)
     const startMs = performance.now() - startedAtMs
     const admin = createAdminClient(() => node.url)
-    const keys = [...(options.on?.keys ?? [])]
-    if (keys.length === 0) {
-      await admin.setUp()
-      for (let number = 1; number <= channels; number++)
-        await admin.channel({ name: `upstream ${number}`, baseUrl: upstreamUrl, models: [MODEL] })
-      for (let number = 0; number < users; number++) {
-        const user = await admin.user(WALLET)
-        for (let each = 0; each < keysPerUser; each++) keys.push((await admin.apiKey(user, { quota: WALLET })).key)
-      }
-    }
+    const keys = options.on?.keys ?? (await setUp(admin, { upstreamUrl, users, keysPerUser, channels }))
     const [workerPid] = await node.workerPids()
     const books = await database.open()
+    const settled = await createSettled(books.number)
+    let served = 0
     return {
       engine,
+      workers,
       url: node.url,
       supervisorPid: node.supervisorPid(),
       workerPid: workerPid!,
@@ -83,7 +88,11 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
       keys,
       startMs,
       admin,
-      settled: await createSettled(books.number),
+      async settled(calls) {
+        await settled(calls)
+        served += calls
+      },
+      served: () => served,
       async close() {
         await books.close()
         await node.stop()
@@ -95,6 +104,25 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
     await node.remove()
     throw error
   }
+}
+
+/** @returns the keys */
+async function setUp(
+  admin: AdminClient,
+  made: Required<Pick<GatewayOptions, 'upstreamUrl' | 'users' | 'keysPerUser' | 'channels'>>,
+): Promise<readonly string[]> {
+  await admin.setUp()
+  for (let number = 1; number <= made.channels; number++)
+    await admin.channel({ name: `upstream ${number}`, baseUrl: made.upstreamUrl, models: [MODEL] })
+  // Side by side, because most of it is hashing passwords.
+  const keys = await Promise.all(
+    Array.from({ length: made.users }, async () => {
+      const user = await admin.user(WALLET)
+      const make = async () => (await admin.apiKey(user, { quota: WALLET })).key
+      return Promise.all(Array.from({ length: made.keysPerUser }, make))
+    }),
+  )
+  return keys.flat()
 }
 
 interface BenchDatabase {

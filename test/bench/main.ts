@@ -1,33 +1,32 @@
 /**
- * `bun run bench`: measures Headgate beside the least that a proxy on Bun can do, in the same run, and prints one table. It
+ * `bun run bench`: measures Headgate beside the least that a proxy on Bun can do, in the same run, and shows one table. It
  * is no test: nothing fails because a machine is slow, only because an answer, a row or a sum is wrong.
  */
-import { cpus, loadavg, release } from 'node:os'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import packageJson from '../../package.json'
 import { stopServices } from '../support/services.ts'
 import { callWork } from './calls.ts'
 import { FIGURES, type Figure } from './figures.ts'
-import { type Engine, type Gateway, openGateway } from './gateway.ts'
+import { type Engine, type Gateway, openGateway, SPREAD } from './gateway.ts'
 import { printProfile, takeProfile } from './profile.ts'
+import { describeSetting, formatReport, writeReport } from './report.ts'
 import { openRig, type Rig } from './rig.ts'
 import { streamWork } from './streams.ts'
-import { formatTable, type Row } from './table.ts'
+import type { Section } from './table.ts'
 
 const NAMES = FIGURES.map(({ name }) => name)
-const USAGE = `bun run bench [--quick] [--only <figure>[,<figure>…]] [--engine sqlite|cluster] [--profile]
+const USAGE = `bun run bench [--quick] [--only <figure>[,<figure>…]] [--engine sqlite|cluster] [--output <folder>] [--profile]
 
-  --quick     fewer rounds: about 5 minutes instead of 10
+  --quick     fewer rounds and smaller sizes: under 3 minutes
   --only      some of ${NAMES.join(', ')}
   --engine    SQLite alone, or MariaDB and Redis as in a cluster, instead of both
+  --output    where bench.json, with every value, and bench.md go instead of .cache/bench/<time>
   --profile   where the CPU time of calls and streams goes, instead of the table
   HEADGATE_BINARY=dist/headgate measures the compiled binary`
 
 const DIALECTS = ['chat', 'claude'] as const
 const ENGINES: readonly Engine[] = ['sqlite', 'cluster']
-/** What is profiled: in the sizes of a full run the profile has the same shape and takes longer. */
 const PROFILED = { calls: 20_000, streams: 400 } as const
-const SPREAD = { users: 50, keysPerUser: 2, channels: 5 } as const
 
 const { values: flags } = parseArgs({
   options: {
@@ -35,11 +34,13 @@ const { values: flags } = parseArgs({
     profile: { type: 'boolean', default: false },
     only: { type: 'string' },
     engine: { type: 'string' },
+    output: { type: 'string' },
     help: { type: 'boolean', default: false },
   },
 })
 const only = flags.only?.split(',') ?? NAMES
 const engines = ENGINES.filter((engine) => flags.engine === undefined || flags.engine === engine)
+const mode = flags.quick ? 'quick' : 'full'
 if (flags.help || engines.length === 0 || !only.every((name) => NAMES.includes(name))) {
   console.log(USAGE)
   process.exit(flags.help ? 0 : 2)
@@ -47,75 +48,64 @@ if (flags.help || engines.length === 0 || !only.every((name) => NAMES.includes(n
 
 const say = (text: string): void => void process.stderr.write(`… ${text}\n`)
 
-async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly Row[]> {
-  const rows: Row[] = []
+async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly Section[]> {
+  const sections: Section[] = []
   const gateways: Gateway[] = []
   const shared = async (most = engines.length): Promise<readonly Gateway[]> => {
-    for (const engine of engines.slice(gateways.length, most)) {
-      say(`setting up on ${engine}`)
-      gateways.push(await openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }))
-    }
+    const missing = engines.slice(gateways.length, most)
+    if (missing.length > 0) say(`setting up on ${missing.join(' and ')}`)
+    const open = (engine: Engine) => openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD })
+    gateways.push(...(await Promise.all(missing.map(open))))
     return gateways.slice(0, most)
   }
   const closeShared = async (): Promise<void> => {
     for (const gateway of gateways.splice(0)) await gateway.close()
   }
   try {
-    for (const { name, isOnShared, measure: measureFigure } of figures) {
-      say(name)
-      if (!isOnShared) await closeShared()
-      rows.push(...(await measureFigure(rig, flags.quick ? 'quick' : 'full', shared)))
+    for (const figure of figures) {
+      const startedAtMs = performance.now()
+      if (!figure.isOnShared) await closeShared()
+      const result = await figure.measure(rig, mode, shared).then(
+        (rows) => ({ rows }),
+        (error: unknown) => {
+          say(Bun.inspect(error))
+          return { rows: [], failure: error instanceof Error ? error.message : String(error) }
+        },
+      )
+      const seconds = (performance.now() - startedAtMs) / 1000
+      sections.push({ title: figure.title, seconds, ...result })
+      say(`${figure.name}: ${seconds.toFixed(0)} s`)
     }
   } finally {
     await closeShared()
   }
-  return rows
+  return sections
 }
 
-const outputOf = (...command: readonly string[]): string => {
-  const program = Bun.which(command[0]!)
-  return program
-    ? Bun.spawnSync([program, ...command.slice(1)], { cwd: import.meta.dir })
-        .stdout.toString()
-        .trim()
-    : ''
-}
-
-function headLines(): readonly string[] {
-  const commit = outputOf('git', 'describe', '--always', '--dirty', '--abbrev=10') || 'unknown'
-  const redis = engines.includes('cluster') ? (/v=([\d.]+)/.exec(outputOf('redis-server', '--version'))?.[1] ?? '') : ''
-  const database = engines.includes('cluster')
-    ? (/[\d.]+-MariaDB/.exec(outputOf('mariadbd', '--version'))?.[0] ?? '')
-    : ''
-  const built = process.env['HEADGATE_BINARY'] ? 'compiled binary' : 'from source'
-  return [
-    `Headgate ${packageJson.version} (${built}, commit ${commit}), Bun ${Bun.version}${database && `, ${database}`}${redis && `, Redis ${redis}`}, SQLite of Bun`,
-    `Linux ${release()}, ${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}, load ${loadavg()[0]!.toFixed(1)} before; ${new Date().toISOString()}`,
-    'Level L2: key check, routing, hold, settle, durable journal, flush to the database, log line per call.',
-    'On MariaDB and Redis: as a node of a cluster, with upstream keys encrypted. SQLite: as a node alone, without either.',
-    'Reference: a bare Bun proxy in the same round. × is the median of the rounds; MB are 10⁶ bytes resident.',
+async function profile(rig: Rig): Promise<void> {
+  const works = [
+    ...(only.includes('calls') ? [callWork(rig, PROFILED.calls)] : []),
+    ...(only.includes('streams') ? DIALECTS.map((dialect) => streamWork(rig, dialect, PROFILED.streams)) : []),
   ]
+  for (const work of works) {
+    say(`profile of a ${work.unit}`)
+    const engine = engines[0]!
+    printProfile(await takeProfile({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }, work))
+  }
 }
 
-const head = headLines()
+const setting = describeSetting(mode, engines)
 const rig = await openRig()
 try {
-  if (flags.profile) {
-    const works = [
-      ...(only.includes('calls') ? [callWork(rig, PROFILED.calls)] : []),
-      ...(only.includes('streams') ? DIALECTS.map((dialect) => streamWork(rig, dialect, PROFILED.streams)) : []),
-    ]
-    for (const work of works) {
-      say(`profile of a ${work.unit}`)
-      const engine = engines[0]!
-      printProfile(await takeProfile({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }, work))
-    }
-  } else {
-    const rows = await measure(
-      rig,
-      FIGURES.filter(({ name }) => only.includes(name)),
-    )
-    console.log(`${head.join('\n')}\n\n${formatTable(rows)}`)
+  if (flags.profile) await profile(rig)
+  else {
+    const figures = FIGURES.filter(({ name }) => only.includes(name))
+    const sections = await measure(rig, figures)
+    console.log(formatReport(setting, sections))
+    const time = setting.startedAt.slice(0, 19).replaceAll(':', '')
+    const folder = flags.output ?? join(import.meta.dir, '..', '..', '.cache', 'bench', time)
+    say((await writeReport(folder, setting, sections)).join(', '))
+    if (sections.some(({ failure }) => failure)) process.exitCode = 1
   }
 } finally {
   await rig.close()

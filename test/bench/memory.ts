@@ -4,8 +4,7 @@ import { cpuOf, residentOf } from './processes.ts'
 import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
-/** Chunk by chunk once a second; long enough that all are open together on a busy machine. */
-const SLOW = { chunks: 20, paceMs: 1_000 } as const
+const PACE_MS = 1_000
 const AIMS_MB = new Map([
   [3_000, 250],
   [5_000, 400],
@@ -17,6 +16,8 @@ const SAMPLE_MS = 250
 export interface MemorySizes {
   readonly rounds: number
   readonly streams: readonly number[]
+  /** Of each stream, one a second: enough that all are open together also on a busy machine. */
+  readonly chunks: number
 }
 
 export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<readonly Row[]> {
@@ -31,7 +32,8 @@ export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<reado
   }))
   /** @returns the most that was resident while `count` streams were open, in MB, and how they went */
   const crowd = async (url: string, keys: readonly string[], pid: number, count: number) => {
-    const job = { kind: 'streams', url, keys, dialect: 'chat', streams: count, open: count, ...SLOW } as const
+    const shape = { streams: count, open: count, chunks: sizes.chunks, paceMs: PACE_MS }
+    const job = { kind: 'streams', url, keys, dialect: 'chat', ...shape } as const
     let most = 0
     let isOver = false
     const sampling = (async () => {

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { eventually } from '../support/eventually.ts'
 import { spawnTied } from '../support/services.ts'
 import type { Job, LoadResult } from './load.ts'
+import type { Timed, TimedJob } from './timed.ts'
 
 export interface Program {
   /** Without a path. */
@@ -20,6 +21,8 @@ export interface Rig {
   startReference(): Promise<Program>
   /** @throws Error when an answer was not what the mock sent, unless `isTolerant` */
   load(job: Job, isTolerant?: boolean): Promise<LoadResult>
+  /** @throws Error when an answer was not what the mock sent */
+  time(job: TimedJob): Promise<Timed>
   close(): Promise<void>
 }
 
@@ -49,19 +52,20 @@ export async function openRig(): Promise<Rig> {
       },
     }
   }
+  const generate = async <R extends LoadResult | Timed>(job: Job | TimedJob, isTolerant = false): Promise<R> => {
+    const { child, output } = spawn('load.ts', JSON.stringify(job))
+    if ((await child.exited) !== 0) throw new Error(`the generator failed: ${await readFile(`${output}.err`, 'utf8')}`)
+    const result = JSON.parse(await readFile(output, 'utf8')) as R
+    if (result.failures.length > 0 && !isTolerant) throw new Error(`answers differ: ${result.failures.join('\n')}`)
+    return result
+  }
   const mock = await start('mock.ts')
   return {
     folder,
     mock,
     startReference: () => start('reference.ts', mock.url),
-    async load(job, isTolerant = false) {
-      const { child, output } = spawn('load.ts', JSON.stringify(job))
-      if ((await child.exited) !== 0)
-        throw new Error(`the generator failed: ${await readFile(`${output}.err`, 'utf8')}`)
-      const result = JSON.parse(await readFile(output, 'utf8')) as LoadResult
-      if (result.failures.length > 0 && !isTolerant) throw new Error(`answers differ: ${result.failures.join('\n')}`)
-      return result
-    },
+    load: (job, isTolerant) => generate(job, isTolerant),
+    time: (job) => generate(job),
     async close() {
       await mock.stop()
       await rm(folder, { recursive: true, force: true })

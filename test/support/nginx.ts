@@ -7,6 +7,8 @@ import { freePort, spawnTied } from './services.ts'
 
 export interface Nginx {
   readonly url: string
+  /** All its processes descend from this one. */
+  readonly pid: number
   /** Lines of the access log so far. */
   accessLog(): Promise<readonly string[]>
   errorLog(): Promise<string>
@@ -71,6 +73,7 @@ export async function startNginx(conf: string, { addresses, replace = {} }: Ngin
   )
   return {
     url: `http://127.0.0.1:${port}`,
+    pid: child.pid,
     accessLog: async () => (await readFile(place('access.log'), 'utf8')).split('\n').filter((line) => line !== ''),
     errorLog: () => readFile(place('error.log'), 'utf8').catch(() => ''),
     async stop() {

@@ -1,0 +1,67 @@
+/** Several workers on the same machine, each as busy as the one: a call must cost no more CPU than there. */
+import { callGateway, serversCpu, warmUp } from './calls.ts'
+import { type Gateway, openGateway, SPREAD } from './gateway.ts'
+import { cpuOf } from './processes.ts'
+import type { Rig } from './rig.ts'
+import type { Row } from './table.ts'
+
+export interface WorkersSizes {
+  readonly rounds: number
+  readonly calls: number
+  /** Nodes with so many workers each, beside the one with one. */
+  readonly workers: readonly number[]
+}
+
+/** @param gateways the one in a cluster has one worker; without it there is nothing to compare */
+export async function measureWorkers(
+  rig: Rig,
+  gateways: readonly Gateway[],
+  { rounds, calls, workers }: WorkersSizes,
+): Promise<readonly Row[]> {
+  const single = gateways.find(({ engine }) => engine === 'cluster')
+  if (!single) return []
+  const opened: Gateway[] = []
+  try {
+    for (const count of workers)
+      opened.push(
+        await openGateway({
+          folder: rig.folder,
+          engine: 'cluster',
+          upstreamUrl: rig.mock.url,
+          workers: count,
+          ...SPREAD,
+        }),
+      )
+    const nodes = [single, ...opened].map((gateway) => ({
+      gateway,
+      own: [] as number[],
+      servers: [] as number[],
+      rate: [] as number[],
+    }))
+    await Promise.all(nodes.map(({ gateway }) => warmUp(rig, gateway)))
+    for (let round = 0; round < rounds; round++)
+      for (const { gateway, own, servers, rate } of nodes) {
+        const [ownStart, serversStart] = [await cpuOf(gateway.supervisorPid), await serversCpu(gateway)]
+        rate.push(await callGateway(rig, gateway, calls))
+        own.push(((await cpuOf(gateway.supervisorPid)) - ownStart) / calls)
+        servers.push(((await serversCpu(gateway)) - serversStart) / calls)
+      }
+    const [one, ...several] = nodes
+    return several.flatMap(({ gateway, own, servers, rate }): Row[] => {
+      const label = `${gateway.workers} workers`
+      return [
+        {
+          figure: `${label}: small call, L2; reference: one worker`,
+          unit: 'µs CPU',
+          values: own,
+          reference: one!.own,
+          aim: { kind: 'at most × reference', times: 1.1 },
+        },
+        { figure: `${label}: MariaDB and Redis themselves`, unit: 'µs CPU', values: servers, reference: one!.servers },
+        { figure: `${label}: calls per second`, unit: '1/s', values: rate, reference: one!.rate },
+      ]
+    })
+  } finally {
+    for (const gateway of opened) await gateway.close()
+  }
+}
