@@ -101,8 +101,8 @@ export const FIGURES: readonly Figure[] = [
     'growth',
     'Growth',
     {
-      full: { logs: 10_000_000, rounds: 5, calls: 20_000, warmUp: 30_000, pages: 4, edits: 20 },
-      quick: { logs: 500_000, rounds: 3, calls: 5_000, warmUp: 15_000, pages: 1, edits: 10 },
+      full: { logs: 10_000_000, rounds: 5, calls: 20_000, warmUp: 30_000, pages: 4, edits: 20, deleted: 100_000 },
+      quick: { logs: 500_000, rounds: 3, calls: 3_000, warmUp: 6_000, pages: 1, edits: 5, deleted: 5_000 },
     },
     measureGrowth,
   ),

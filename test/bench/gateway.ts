@@ -75,21 +75,7 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
     await node.ready(60_000)
     const startMs = performance.now() - startedAtMs
     const admin = createAdminClient(() => node.url)
-    let keys = options.on?.keys ?? []
-    if (keys.length === 0) {
-      await admin.setUp()
-      for (let number = 1; number <= channels; number++)
-        await admin.channel({ name: `upstream ${number}`, baseUrl: upstreamUrl, models: [MODEL] })
-      // Side by side, because most of it is hashing passwords.
-      const made = await Promise.all(
-        Array.from({ length: users }, async () => {
-          const user = await admin.user(WALLET)
-          const make = async () => (await admin.apiKey(user, { quota: WALLET })).key
-          return Promise.all(Array.from({ length: keysPerUser }, make))
-        }),
-      )
-      keys = made.flat()
-    }
+    const keys = options.on?.keys ?? (await setUp(admin, { upstreamUrl, users, keysPerUser, channels }))
     const [workerPid] = await node.workerPids()
     const books = await database.open()
     const settled = await createSettled(books.number)
@@ -120,6 +106,25 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
     await node.remove()
     throw error
   }
+}
+
+/** @returns the keys */
+async function setUp(
+  admin: AdminClient,
+  made: Required<Pick<GatewayOptions, 'upstreamUrl' | 'users' | 'keysPerUser' | 'channels'>>,
+): Promise<readonly string[]> {
+  await admin.setUp()
+  for (let number = 1; number <= made.channels; number++)
+    await admin.channel({ name: `upstream ${number}`, baseUrl: made.upstreamUrl, models: [MODEL] })
+  // Side by side, because most of it is hashing passwords.
+  const keys = await Promise.all(
+    Array.from({ length: made.users }, async () => {
+      const user = await admin.user(WALLET)
+      const make = async () => (await admin.apiKey(user, { quota: WALLET })).key
+      return Promise.all(Array.from({ length: made.keysPerUser }, make))
+    }),
+  )
+  return keys.flat()
 }
 
 interface BenchDatabase {

@@ -1,6 +1,7 @@
 /**
  * An installation that has grown beside a new one on the same server, in the same rounds: CPU per call, what an edit of a
- * channel costs a node, memory, pages of the log, and calls and pages while old records are deleted.
+ * channel costs a node, memory, pages of the log, and calls and pages while old records are deleted. BENCH_PAGES in the
+ * environment gives each filter of the pages a row of its own.
  */
 import { type Gateway, openGateway } from './gateway.ts'
 import {
@@ -26,6 +27,8 @@ export interface GrowthSizes {
   /** Of each kind, per round. */
   readonly pages: number
   readonly edits: number
+  /** Old records that go. */
+  readonly deleted: number
 }
 
 const CONNECTIONS = 32
@@ -259,9 +262,9 @@ async function pageRows(big: Gateway, grown: Grown, { pages, rounds, logs }: Gro
   ]
 }
 
-/** The oldest records go, as many as the calls of a run added, so that kept data stay of one size. */
+/** Deletes the oldest records: in a full run about a quarter of those that its calls added. */
 async function cleanUpRows(rig: Rig, big: Gateway, grown: Grown, sizes: GrowthSizes): Promise<readonly Row[]> {
-  const { calls, rounds, warmUp } = sizes
+  const { calls, rounds } = sizes
   const serverPid = big.serverPids[0]!
   const alone = { own: [] as number[], server: [] as number[], rate: [] as number[] }
   const beside = { own: [] as number[], server: [] as number[], rate: [] as number[] }
@@ -276,9 +279,7 @@ async function cleanUpRows(rig: Rig, big: Gateway, grown: Grown, sizes: GrowthSi
   }
   for (let round = 0; round < rounds; round++) await measured(alone)
   const before = await grown.number('select count(*) from logs')
-  const target = await grown.number(
-    `select created_at from logs order by created_at limit 1 offset ${3 * (warmUp + rounds * calls)}`,
-  )
+  const target = await grown.number(`select created_at from logs order by created_at limit 1 offset ${sizes.deleted}`)
   const startedAtMs = performance.now()
   const path = '/api/system-task'
   const { task_id } = await big.admin.call<{ task_id: string }>(

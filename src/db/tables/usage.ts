@@ -39,7 +39,10 @@ export const defineLogTables = (k: Kit) => ({
     // API's, which begin in the same way, would: those are not made, and stay where they are.
     (t) => [
       k.index('idx_created_at_id').on(t.createdAt, t.id),
-      k.index('idx_logs_type_time').on(t.type, t.createdAt, t.id, t.quota, t.modelName),
+      // With the tokens, which are added up over the last minute of all.
+      k
+        .index('idx_logs_type_time')
+        .on(t.type, t.createdAt, t.id, t.quota, t.modelName, t.promptTokens, t.completionTokens),
       k.index('idx_logs_user_time').on(t.userId, t.createdAt, t.id, t.type, t.quota, t.modelName),
       k.index('idx_logs_username_time').on(t.username, t.createdAt, t.id, t.type, t.quota, t.modelName),
       k.index('idx_logs_token_name_time').on(t.tokenName, t.createdAt, t.id, t.type, t.quota),
