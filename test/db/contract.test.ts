@@ -229,7 +229,7 @@ for (const engine of ENGINES) {
     })
 
     describe('inserts', () => {
-      test('take 1,000 whole log rows in one statement', async () => {
+      test('take 1,000 whole log rows at once', async () => {
         const { logs } = db.tables
         const rows = Array.from({ length: 1_000 }, (_, n) => ({
           userId: 77,
@@ -299,6 +299,9 @@ for (const engine of ENGINES) {
         expect(error.kind).toBe('duplicate')
         expect(Bun.inspect(error)).not.toContain('hiddenkey')
         expect(await db.$count(tokens)).toBe(before)
+        // Also where the work of a transaction makes nothing of it.
+        await db.transaction(async (tx) => void (await failure(tx.insert(tokens).values(rows)))).catch(() => {})
+        expect(await db.$count(tokens)).toBe(before)
         expect(await db.insertIgnore(tokens, rows)).toBe(150)
       })
 
@@ -334,6 +337,20 @@ for (const engine of ENGINES) {
           .where(inArray(options.key, ['i1', 'i2', 'i3']))
           .orderBy(options.key)
         expect(found.map(({ value }) => value)).toEqual(['old', 'old', 'new'])
+      })
+
+      test('addUp adds to the rows that are there, and inserts the others under their id', async () => {
+        const { quotaData } = db.tables
+        const { count, quota } = quotaData
+        const ids = Array.from({ length: 20 }, (_, n) => 7_000 + n)
+        await db.insert(quotaData).values([{ id: 7_003, userId: 3, count: 5, quota: null, tokenUsed: 9 }])
+        const more = ids.map((id) => ({ id, userId: 4, count: 2, quota: 10, tokenUsed: 1 }))
+        await db.transaction((tx) => tx.addUp(quotaData, more, [count, quota]))
+        await db.addUp(quotaData, more, [count, quota])
+        const rows = await db.select().from(quotaData).where(inArray(quotaData.id, ids)).orderBy(quotaData.id)
+        expect(rows.map((row) => [row.userId, row.count, row.quota, row.tokenUsed])).toEqual(
+          ids.map((id) => (id === 7_003 ? [3, 9, 20, 9] : [4, 4, 20, 1])),
+        )
       })
 
       test('upsert inserts once and then changes, from the old values', async () => {
