@@ -495,7 +495,8 @@ export function createCalls(deps: CallsDeps) {
         : limits.keepAliveMs,
       drains: running.drains,
       hangUp: running.hangUp,
-      log: log.child({ requestId: call.id }),
+      log,
+      requestId: call.id,
       onFirstByte: () => {
         trace.firstByteAtMs ??= clock.monotonic()
         channels.report({ ...outcomeOf(entry), isUnderWay: true })

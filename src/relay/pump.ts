@@ -31,7 +31,9 @@ export interface PumpOptions {
   readonly drains: boolean
   /** Closes the connection of a client that takes nothing any more. */
   readonly hangUp: () => void
+  /** Its lines carry the call's id here: a log of its own for each stream would be a dozen objects kept. */
   readonly log: Log
+  readonly requestId: string
   readonly encodeError: (error: GatewayError) => string
   /** The upstream's first byte is here. */
   readonly onFirstByte: () => void
@@ -68,7 +70,7 @@ const CUT = 'The upstream ended the stream before it was complete'
 const REST_MS = 1_000
 
 export function createPump(options: PumpOptions): Pump {
-  const { exchange, reader, decoder, encoder, hidesUsage, tally, gauge, encodeError, log } = options
+  const { exchange, reader, decoder, encoder, hidesUsage, tally, gauge, encodeError, log, requestId } = options
   const parser = createSseParser({ maxLineChars: options.maxLineChars })
   const skim = createSkim(options.maxLineChars)
   let controller!: ReadableStreamDefaultController<Uint8Array>
@@ -154,7 +156,7 @@ export function createPump(options: PumpOptions): Pump {
       return take(chunk)
     } catch (cause) {
       if (encoder) return { out: undefined, failure: new GatewayError('bad_response_body', { cause }) }
-      log.warn('a forwarded stream can no longer be read; the rest of it is not metered', { error: cause })
+      log.warn('a forwarded stream can no longer be read; the rest of it is not metered', { requestId, error: cause })
       isBlind = true
       return { out: takeHeld(chunk), failure: undefined }
     }
@@ -318,7 +320,7 @@ export function createPump(options: PumpOptions): Pump {
         exchange.onStall(() => {
           if (!isCommitted) return
           options.hangUp()
-          interrupt('client-gone').catch((error) => log.error('a stalled call did not end well', { error }))
+          interrupt('client-gone').catch((error) => log.error('a stalled call did not end well', { requestId, error }))
         })
       },
       pull: () => (isAbandoned || isEnded ? stepping : (stepping ?? next())),

@@ -27,8 +27,8 @@ const LOOK_MS = 500
 const REST_MS = 120_000
 /** How long what is at rest is watched. */
 const WATCHED_MS = 3_000
-/** What the runtime may hold of each before it holds the upstream back: it reads up to a megabyte ahead. */
-const MB_PER_READER = 2
+/** Of each: the runtime reads up to a megabyte ahead before it holds the upstream back, and a chunk in hand is another. */
+const MB_PER_READER = 4
 /** Connections opened within one turn; more at once would only fill the listener's queue. */
 const WAVE = 50
 
