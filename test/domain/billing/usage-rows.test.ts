@@ -49,19 +49,19 @@ for (const engine of ENGINES)
       const locate = (channels: readonly number[]) => usage.locate(channels.map(chargeOf), (text) => text)
       for (let from = 0; from < 1_000; from += 100) {
         const { known, fresh } = await locate(Array.from({ length: 100 }, (_, n) => from + n))
-        expect([known.size, fresh.length, looks]).toEqual([0, 100, 0])
-        await db.insert(quotaData).values(fresh)
+        expect([known.length, fresh.length, looks]).toEqual([0, 100, 0])
+        await db.insert(quotaData).values([...fresh])
       }
       // What comes again is found, once for all, and nothing beside it.
       const again = await locate([7, 500, 2_000])
-      expect([again.known.size, again.fresh.length, looks]).toEqual([2, 1, 1])
-      expect((await locate([7, 500])).known.size).toBe(2)
+      expect([again.known.length, again.fresh.length, looks]).toEqual([2, 1, 1])
+      expect((await locate([7, 500])).known.length).toBe(2)
       expect(looks).toBe(1)
       // Somebody cleaned up: what is not there any more is a new row.
       await db.delete(quotaData)
       usage.forget()
       const after = await locate([7, 500])
-      expect([after.known.size, after.fresh.length]).toEqual([0, 2])
+      expect([after.known.length, after.fresh.length]).toEqual([0, 2])
     } finally {
       await testDb.close()
     }
