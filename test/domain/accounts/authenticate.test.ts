@@ -384,7 +384,10 @@ for (const engine of ENGINES) {
       const counted = watched(db, { before: () => reads++ })
       const { authenticate } = authenticator(counted)
       const [one, other] = [await newKey(), await newKey()]
-      const all = async () => [await codeOf(authenticate(one.key, () => IP)), await codeOf(authenticate(other.key, () => IP))]
+      const all = async () => [
+        await codeOf(authenticate(one.key, () => IP)),
+        await codeOf(authenticate(other.key, () => IP)),
+      ]
       const named = async (topic: string, id: number, work: (tx: Db) => PromiseLike<unknown>): Promise<void> => {
         await db.transaction(async (tx) => {
           await work(tx)
