@@ -15,9 +15,10 @@ import { streamWork } from './streams.ts'
 import type { Section } from './table.ts'
 
 const NAMES = FIGURES.map(({ name }) => name)
+const LONG = FIGURES.filter(({ isLong }) => isLong).map(({ name }) => name)
 const USAGE = `bun run bench [--quick] [--only <figure>[,<figure>…]] [--engine sqlite|cluster] [--output <folder>] [--profile]
 
-  --quick     fewer rounds and smaller sizes: under 3 minutes
+  --quick     fewer rounds and smaller sizes: under 3 minutes, without ${LONG.join(', ')}
   --only      some of ${NAMES.join(', ')}
   --engine    SQLite alone, or MariaDB and Redis as in a cluster, instead of both
   --output    where bench.json, with every value, and bench.md go instead of .cache/bench/<time>
@@ -38,9 +39,9 @@ const { values: flags } = parseArgs({
     help: { type: 'boolean', default: false },
   },
 })
-const only = flags.only?.split(',') ?? NAMES
-const engines = ENGINES.filter((engine) => flags.engine === undefined || flags.engine === engine)
 const mode = flags.quick ? 'quick' : 'full'
+const only = flags.only?.split(',') ?? NAMES.filter((name) => mode === 'full' || !LONG.includes(name))
+const engines = ENGINES.filter((engine) => flags.engine === undefined || flags.engine === engine)
 if (flags.help || engines.length === 0 || !only.every((name) => NAMES.includes(name))) {
   console.log(USAGE)
   process.exit(flags.help ? 0 : 2)
