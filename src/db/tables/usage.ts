@@ -38,7 +38,8 @@ export const defineLogTables = (k: Kit) => ({
     // be looked at one by one cost a hundred times as much, and all of these indexes together no more to write than New
     // API's, which begin in the same way, would: those are not made, and stay where they are.
     (t) => [
-      k.index('idx_created_at_id').on(t.createdAt, t.id),
+      // With the names, which may be asked for by a part.
+      k.index('idx_logs_time').on(t.createdAt, t.id, t.type, t.modelName, t.username),
       // With the tokens, which are added up over the last minute of all.
       k
         .index('idx_logs_type_time')
