@@ -44,6 +44,8 @@ export interface GatewayOptions {
   readonly users?: number
   readonly keysPerUser?: number
   readonly channels?: number
+  /** Models with an upstream of their own. */
+  readonly others?: readonly { readonly model: string; readonly upstreamUrl: string }[]
   readonly env?: Readonly<Record<string, string>>
 }
 
@@ -55,7 +57,7 @@ const WALLET = 2_000_000_000
 const SETTLE_MS = 60_000
 
 export async function openGateway(options: GatewayOptions): Promise<Gateway> {
-  const { engine, upstreamUrl, workers = 1, users = 1, keysPerUser = 1, channels = 1 } = options
+  const { engine, upstreamUrl, workers = 1, users = 1, keysPerUser = 1, channels = 1, others = [] } = options
   const folder = await mkdtemp(join(options.folder, 'gateway-'))
   const database = engine === 'cluster' ? await clusterServers() : fileDatabase(join(folder, 'bench.db'))
   const node = await createNode({
@@ -68,6 +70,8 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
     await admin.setUp()
     for (let number = 1; number <= channels; number++)
       await admin.channel({ name: `upstream ${number}`, baseUrl: upstreamUrl, models: [MODEL] })
+    for (const other of others)
+      await admin.channel({ name: `upstream of ${other.model}`, baseUrl: other.upstreamUrl, models: [other.model] })
     const keys: string[] = []
     for (let number = 0; number < users; number++) {
       const user = await admin.user(WALLET)
