@@ -51,7 +51,7 @@ async function main(): Promise<number> {
       name ? `headgate-${name}${name.startsWith('windows') ? '.exe' : ''}` : 'headgate',
     )
     try {
-      await build({ target: name && TARGETS[name], outfile, runtime: values.runtime, commit })
+      await build({ target: name, outfile, runtime: values.runtime, commit })
       console.log(`${outfile} (${Math.round(Bun.file(outfile).size / 1e6)} MB, ${packageJson.version}, ${commit})`)
     } catch (error) {
       failed++
@@ -68,7 +68,7 @@ async function main(): Promise<number> {
 }
 
 async function build(options: {
-  target?: Bun.Build.CompileTarget
+  target: Target | undefined
   outfile: string
   runtime?: string
   commit: string
@@ -79,6 +79,10 @@ async function build(options: {
     entrypoints: [join(root, 'src/main.ts')],
     target: 'bun',
     minify: { whitespace: true, syntax: true, identifiers: false },
+    format: 'esm',
+    // A process loads what it needs, which of a supervisor is little.
+    splitting: true,
+    bytecode: runsHere(options.target),
     sourcemap: 'linked',
     define: {
       HEADGATE_VERSION: JSON.stringify(packageJson.version),
@@ -90,11 +94,27 @@ async function build(options: {
       // The program reads its `.env` itself, and no file beside it may change how it runs.
       autoloadDotenv: false,
       autoloadBunfig: false,
-      ...(options.target ? { target: options.target } : {}),
+      ...(options.target ? { target: TARGETS[options.target] } : {}),
       ...(options.runtime ? { executablePath: options.runtime } : {}),
     },
   })
   if (!result.success) throw new AggregateError(result.logs, 'the bundle failed')
+  // The executable has them within it; these are copies.
+  for (const { kind, path } of result.outputs) if (kind === 'sourcemap') await rm(path, { force: true })
+}
+
+/**
+ * Parsing is half of a start, so the parsed form is built in where it can be: it is that of the engine which builds, and
+ * an executable for another system would crash on it at once. So build for a system on that system.
+ * @source https://github.com/oven-sh/bun/issues/18416
+ */
+function runsHere(target: Target | undefined): boolean {
+  if (target === undefined) return true
+  const { platform, arch } = process
+  // It is '' on musl; where nobody knows, the program is merely parsed at its start.
+  const report = process.report?.getReport() as { header?: { glibcVersionRuntime?: string } } | undefined
+  const libc = platform === 'linux' && !report?.header?.glibcVersionRuntime ? '-musl' : ''
+  return target === `${platform === 'win32' ? 'windows' : platform}-${arch}${libc}`
 }
 
 /** Of the work tree, with `+` if it has changes; `unknown` outside a repository. */

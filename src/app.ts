@@ -135,9 +135,15 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
 
   let probed: () => readonly ProbedDependency[] = () => []
 
+  let reported = ''
   const report = (): void => {
     const lacking = missing()
-    node.report({ isListening, ready: lacking.length === 0, missing: lacking, dependencies: probed() })
+    const own = { isListening, ready: lacking.length === 0, missing: lacking, dependencies: probed() }
+    const text = JSON.stringify(own)
+    // The supervisor passes it on to every worker: without news, all of them may sleep.
+    if (text === reported) return
+    reported = text
+    node.report(own)
   }
 
   /** How many nodes work, as this one sees it: 1 until the ledger is open. */

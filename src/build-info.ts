@@ -7,3 +7,5 @@ declare const HEADGATE_COMMIT: string | undefined
 
 export const VERSION: string = typeof HEADGATE_VERSION === 'string' ? HEADGATE_VERSION : packageJson.version
 export const COMMIT: string = typeof HEADGATE_COMMIT === 'string' ? HEADGATE_COMMIT : 'source'
+/** Whether this program is an executable of its own, and not Bun with a file. */
+export const IS_BUILT: boolean = typeof HEADGATE_COMMIT === 'string'

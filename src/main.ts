@@ -1,5 +1,6 @@
 /** Process entry: command line → command → exit code. Commands are loaded when they run, so the supervisor stays small. */
 import { parseArgs } from 'node:util'
+import { IS_BUILT } from './build-info.ts'
 import type { Flags } from './commands/preflight.ts'
 
 const HELP = `Usage: headgate [command] [options]
@@ -99,8 +100,7 @@ function parse(args: readonly string[]) {
 
 /** How this very build is started again: the binary itself, or Bun with this file. */
 function ownProgram(): readonly string[] {
-  const isCompiled = import.meta.path.startsWith('/$bunfs/') || import.meta.path.includes('~BUN')
-  return isCompiled ? [process.execPath] : [process.execPath, '--no-env-file', import.meta.path]
+  return IS_BUILT ? [process.execPath] : [process.execPath, '--no-env-file', import.meta.path]
 }
 
 main(process.argv.slice(2)).then(

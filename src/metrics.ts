@@ -2,8 +2,17 @@
  * What is counted, and how it is shown: Prometheus' text format, joined over the workers of a node. Labels take few
  * values: no model, user, key or request is one.
  */
-import { AggregatorRegistry, Counter, Gauge, Histogram, Registry } from 'prom-client'
 import type { Clock } from './lib/clock.ts'
+import {
+  createCounter,
+  createHistogram,
+  FIGURES_CONTENT_TYPE,
+  type Figure,
+  type Join,
+  labelled,
+  samplesBy,
+  writeFigures,
+} from './lib/figures.ts'
 
 /** What became of one call. */
 export interface CallReport {
@@ -36,7 +45,7 @@ export interface Reading {
   readonly name: string
   readonly help: string
   /** How the workers' figures are joined; `sum` if not given. */
-  readonly join?: 'sum' | 'max' | 'min'
+  readonly join?: Join
   /** It only rises while the worker lives. */
   readonly isCounter?: boolean
   /** Of a figure with a label: its name. */
@@ -61,8 +70,6 @@ interface Bus {
   subscribe(topic: string, listener: (message: string) => void): () => void
 }
 
-type Samples = Awaited<ReturnType<Registry['getMetricsAsJSON']>>
-
 const ASK = 'metrics.ask'
 const TELL = 'metrics.tell'
 /** A worker that does not answer in this time is left out. */
@@ -78,77 +85,52 @@ export function createMetrics(deps: {
   readonly clock: Clock
 }): Metrics {
   const { bus, workers, build, clock } = deps
-  const registry = new Registry()
-  const registers = [registry]
   const self = crypto.randomUUID()
   const channels = new Set<number>()
 
-  const calls = new Counter({
+  const calls = createCounter({
     name: 'headgate_calls_total',
     help: 'Calls that have ended',
-    labelNames: ['protocol', 'operation', 'ending', 'code'],
-    registers,
+    labels: ['protocol', 'operation', 'ending', 'code'],
   })
-  const seconds = new Histogram({
+  const seconds = createHistogram({
     name: 'headgate_call_seconds',
     help: 'From a call to its end',
-    labelNames: ['operation', 'stream'],
-    buckets: SECONDS,
-    registers,
+    labels: ['operation', 'stream'],
+    bounds: SECONDS,
   })
-  const firstByte = new Histogram({
+  const firstByte = createHistogram({
     name: 'headgate_first_byte_seconds',
     help: 'From a call to the first byte of its answer',
-    labelNames: ['operation', 'stream'],
-    buckets: SECONDS,
-    registers,
+    labels: ['operation', 'stream'],
+    bounds: SECONDS,
   })
-  const attempts = new Counter({
+  const attempts = createCounter({
     name: 'headgate_attempts_total',
     help: 'Tries at upstreams',
-    labelNames: ['channel', 'outcome'],
-    registers,
+    labels: ['channel', 'outcome'],
   })
-  const tokens = new Counter({
+  const tokens = createCounter({
     name: 'headgate_tokens_total',
     help: 'Tokens of the calls that were served',
-    labelNames: ['kind'],
-    registers,
+    labels: ['kind'],
   })
-  const quota = new Counter({ name: 'headgate_quota_total', help: 'Quota units charged', registers })
-  new Gauge({
+  const quota = createCounter({ name: 'headgate_quota_total', help: 'Quota units charged', labels: [] })
+  const buildInfo: Figure = {
     name: 'headgate_build_info',
     help: 'Always 1; what runs here',
-    labelNames: ['version', 'node', 'role'],
-    aggregator: 'max',
-    registers,
-  }).set(build, 1)
-
-  const watch = (readings: readonly Reading[]): void => {
-    for (const { name, help, join = 'sum', isCounter, label, read } of readings) {
-      const told = { name, help, aggregator: join, registers }
-      if (isCounter) {
-        new Counter({
-          ...told,
-          collect() {
-            this.reset()
-            this.inc(Number(read()))
-          },
-        })
-        continue
-      }
-      new Gauge({
-        ...told,
-        ...(label !== undefined && { labelNames: [label] }),
-        collect() {
-          const figures = read()
-          if (typeof figures === 'number') return this.set(figures)
-          this.reset()
-          for (const [value, figure] of Object.entries(figures)) this.set({ [label ?? '']: value }, figure)
-        },
-      })
-    }
+    type: 'gauge',
+    join: 'max',
+    samples: [[labelled(build), 1]],
   }
+
+  const readings: Reading[] = []
+  const watch = (more: readonly Reading[]): void => void readings.push(...more)
+  const tell = (): readonly Figure[] => [
+    ...[calls, seconds, firstByte, attempts, tokens, quota].map((figure) => figure.tell()),
+    buildInfo,
+    ...readings.map(readNow),
+  ]
   const startCpu = process.cpuUsage()
   watch([
     { name: 'headgate_memory_bytes', help: 'Resident memory of the workers', read: () => process.memoryUsage.rss() },
@@ -171,28 +153,25 @@ export function createMetrics(deps: {
   }
 
   /** id of a question → what has come so far */
-  const asked = new Map<string, { readonly answers: Samples[]; readonly done: () => void }>()
+  const asked = new Map<string, { readonly answers: (readonly Figure[])[]; readonly done: () => void }>()
   const leave = [
     bus.subscribe(ASK, (id) => {
       if (asked.has(id)) return
-      registry
-        .getMetricsAsJSON()
-        .then((samples) => bus.publish(TELL, JSON.stringify({ id, samples })))
-        // Who asks leaves out a worker that cannot tell, as it does with one that is silent.
-        .catch(() => undefined)
+      // Who asks leaves out a worker that cannot tell, as it does with one that is silent.
+      void Promise.try(() => bus.publish(TELL, JSON.stringify({ id, figures: tell() }))).catch(() => undefined)
     }),
     bus.subscribe(TELL, (message) => {
-      const { id, samples } = JSON.parse(message) as { id: string; samples: Samples }
+      const { id, figures } = JSON.parse(message) as { id: string; figures: readonly Figure[] }
       const question = asked.get(id)
-      question?.answers.push(samples)
+      question?.answers.push(figures)
       if (question && question.answers.length >= workers - 1) question.done()
     }),
   ]
-  const others = async (): Promise<readonly Samples[]> => {
+  const others = async (): Promise<readonly (readonly Figure[])[]> => {
     if (workers === 1) return []
     const id = `${self}-${clock.now()}-${Math.random()}`
     const { promise, resolve } = Promise.withResolvers<void>()
-    const answers: Samples[] = []
+    const answers: (readonly Figure[])[] = []
     asked.set(id, { answers, done: resolve })
     const timer = setTimeout(resolve, WAIT_MS)
     try {
@@ -209,25 +188,31 @@ export function createMetrics(deps: {
     call(report) {
       const { protocol, operation, ending, code } = report
       const stream = report.isStream ? 'yes' : 'no'
-      calls.inc({ protocol, operation, ending, code })
-      seconds.observe({ operation, stream }, report.durationMs / 1000)
-      if (report.firstByteMs !== undefined) firstByte.observe({ operation, stream }, report.firstByteMs / 1000)
+      calls.add([protocol, operation, ending, code], 1)
+      seconds.observe([operation, stream], report.durationMs / 1000)
+      if (report.firstByteMs !== undefined) firstByte.observe([operation, stream], report.firstByteMs / 1000)
       for (const { channel, reason, status } of report.attempts)
-        attempts.inc({ channel: channelLabel(channel.id), outcome: outcomeOf(reason, status) })
-      if (report.inputTokens > 0) tokens.inc({ kind: 'input' }, report.inputTokens)
-      if (report.outputTokens > 0) tokens.inc({ kind: 'output' }, report.outputTokens)
-      if (report.quota > 0) quota.inc(report.quota)
+        attempts.add([channelLabel(channel.id), outcomeOf(reason, status)], 1)
+      if (report.inputTokens > 0) tokens.add(['input'], report.inputTokens)
+      if (report.outputTokens > 0) tokens.add(['output'], report.outputTokens)
+      if (report.quota > 0) quota.add([], report.quota)
     },
     watch,
     async text() {
-      const [own, rest] = await Promise.all([registry.getMetricsAsJSON(), others()])
-      return AggregatorRegistry.aggregate([own, ...rest]).metrics()
+      const rest = await others()
+      return writeFigures([tell(), ...rest])
     },
-    contentType: registry.contentType,
+    contentType: FIGURES_CONTENT_TYPE,
     close() {
       for (const end of leave) end()
     },
   }
+}
+
+function readNow({ name, help, join = 'sum', isCounter, label = '', read }: Reading): Figure {
+  const figures = read()
+  const samples = typeof figures === 'number' ? ([['', figures]] as const) : samplesBy(label, figures)
+  return { name, help, type: isCounter ? 'counter' : 'gauge', join, samples }
 }
 
 /** The status of an upstream that answered, else that it did not. */

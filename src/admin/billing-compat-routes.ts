@@ -29,7 +29,7 @@ export const billingCompatRoutes = (deps: BillingCompatDeps) => {
 
   /** Left and spent in the display currency, of the key or of its user. */
   const standing = async (request: Request) => {
-    const caller = await accounts.authenticate(bearerOf(request.headers), http.ip(request))
+    const caller = await accounts.authenticate(bearerOf(request.headers), () => http.ip(request))
     const key = await accounts.identifyKey(bearerOf(request.headers))
     const isOfKey = options.get('DisplayTokenStatEnabled')
     const money = isOfKey ? await accounts.apiKeys.money(key.apiKeyId) : await moneyOfUser(caller.userId)

@@ -42,6 +42,12 @@ const logJson = t.Object({
   upstream_request_id: t.Optional(t.String()),
   other: t.String(),
 })
+const logPageJson = t.Composite([
+  pageSchema(logJson),
+  t.Object({
+    is_total_capped: t.Boolean({ description: 'There are more than the total, which is counted to 10,000' }),
+  }),
+])
 const sumsJson = t.Object({ quota: t.Number(), rpm: t.Integer(), tpm: t.Integer() })
 
 /** Read leniently: what is no number means any. */
@@ -72,14 +78,9 @@ export const logRoutes = (deps: {
 
   const page = async <T>(filter: LogFilter, query: PageQuery, view: (row: LogRow, position: number) => T) => {
     const wanted = parsePage(query)
-    const { items, total } = await logs.list(filter, wanted)
-    return ok(
-      pageOf(
-        items.map((row, index) => view(row, wanted.offset + index + 1)),
-        total,
-        wanted,
-      ),
-    )
+    const { items, total, isTotalCapped } = await logs.list(filter, wanted)
+    const views = items.map((row, index) => view(row, wanted.offset + index + 1))
+    return ok({ ...pageOf(views, total, wanted), is_total_capped: isTotalCapped })
   }
 
   return new Elysia({ prefix: '/api/log', detail: { tags: ['logs'] } })
@@ -91,7 +92,7 @@ export const logRoutes = (deps: {
       },
       {
         query: t.Object({ ...fullFilter, ...pageFields }),
-        response: envelope(pageSchema(logJson)),
+        response: envelope(logPageJson),
         detail: { summary: 'Call records, newest first' },
       },
     )
@@ -103,7 +104,7 @@ export const logRoutes = (deps: {
       },
       {
         query: t.Object({ ...ownFilter, ...pageFields }),
-        response: envelope(pageSchema(logJson)),
+        response: envelope(logPageJson),
         detail: { summary: 'Own call records, newest first' },
       },
     )

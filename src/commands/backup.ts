@@ -4,7 +4,7 @@
  */
 import { VERSION } from '../build-info.ts'
 import { EXIT_CONFIG } from '../config.ts'
-import { backUp } from '../db/index.ts'
+import { backUp } from '../db/backup.ts'
 import { messageOf } from '../lib/error-text.ts'
 import { becomeUser } from './become-user.ts'
 import { type Flags, preflight } from './preflight.ts'

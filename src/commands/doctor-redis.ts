@@ -1,6 +1,6 @@
 /** What `doctor` finds about Redis. Nothing here is a problem: nodes run without it, more slowly in step. */
 import type { Config } from '../config.ts'
-import { inspectRedis, type PrimaryReport, type RedisReport } from '../state/index.ts'
+import { inspectRedis, type PrimaryReport, type RedisReport } from '../state/redis-inspect.ts'
 import type { Finding } from './doctor.ts'
 
 const SLOW_MS = 50

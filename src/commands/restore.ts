@@ -4,7 +4,8 @@
  */
 import { existsSync } from 'node:fs'
 import { type Config, EXIT_CONFIG } from '../config.ts'
-import { findMissing, restore as restoreDatabase } from '../db/index.ts'
+import { restore as restoreDatabase } from '../db/backup.ts'
+import { findMissing } from '../db/index.ts'
 import { type DirectoryLock, lockDirectory } from '../lib/dir-lock.ts'
 import { messageOf } from '../lib/error-text.ts'
 import { logFileOf } from './backup.ts'

@@ -12,17 +12,15 @@ import {
   type StatementKind,
 } from './engine.ts'
 import { DbError } from './error.ts'
-import { insertText, planInsert } from './insert.ts'
+import { planInsert } from './insert.ts'
 import type { PoolUse } from './mysql-pool.ts'
 import type { TableName, Tables } from './tables/index.ts'
 
 /** An insert that may be awaited, or given to `changes`. */
-export interface InsertQuery extends PromiseLike<unknown> {
-  toSQL(): { sql: string; params: unknown[] }
-}
+export type InsertQuery = PromiseLike<unknown>
 
 export interface InsertInto<T extends MySqlTable> {
-  /** One statement, also for 1,000 rows of any table. */
+  /** All of the rows or none, also 1,000 of any table. */
   values(rows: InsertValue<T> | InsertValue<T>[]): InsertQuery
 }
 
@@ -52,6 +50,15 @@ export interface Db {
   readTogether<T>(work: () => Promise<T>): Promise<T>
   /** Runs an update, delete or insert. @returns rows matched, removed or inserted (an update without effect counts) */
   changes(query: PromiseLike<unknown>): Promise<number>
+  /**
+   * Inserts rows that have their `id`; where it is there, `columns` of that row grow by the new row's. For tables without
+   * another unique key.
+   */
+  addUp<T extends MySqlTable>(
+    table: T,
+    rows: readonly (InsertValue<T> & { readonly id: number })[],
+    columns: readonly MySqlColumn[],
+  ): Promise<void>
   /** Inserts one row. @returns its auto-increment id */
   insertId<T extends MySqlTable>(table: T, row: InsertValue<T>): Promise<number>
   /** @returns rows inserted; rows that a unique key refuses are left out. Outside a transaction not atomic. */
@@ -111,6 +118,10 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
       const reader = kind === 'read' ? scope.getStore()?.reader : undefined
       return (reader ?? engine.executor).run(sql, params, kind)
     },
+    async insert(insert) {
+      refuseInside('a write')
+      return engine.executor.insert(insert)
+    },
   }
 
   const readTogether = async <T>(work: () => Promise<T>): Promise<T> => {
@@ -141,11 +152,9 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
       const given = dialect.rows(table, rows)
       const plan = planInsert(table, given)
       if (!plan) return builders.insert(table).values([...given])
-      const { sql, params } = insertText(plan, dialect.quote)
       return {
         // biome-ignore lint/suspicious/noThenProperty: it is awaited like Drizzle's queries, and runs when it is
-        then: (done, failed) => executor.run(sql, params, 'write').then(answerOf).then(done, failed),
-        toSQL: () => ({ sql, params: [...params] }),
+        then: (done, failed) => executor.insert(plan).then(answerOf).then(done, failed),
       }
     }
     return {
@@ -165,6 +174,11 @@ export function createDb(engine: Engine, tables: Tables, tableNames: readonly Ta
       transaction,
       readTogether,
       changes: async (query) => headerOf(await query).affectedRows,
+      addUp: async (table, rows, columns) => {
+        const plan = planInsert(table, listOf(rows))
+        if (!plan) throw new DbError('other', 'what is added up must be values')
+        await executor.insert({ ...plan, tail: dialect.addUp(columns.map(({ name }) => name)) })
+      },
       insertId: async (table, row) => headerOf(await insertInto(table, listOf(row))).insertId,
       insertIgnore: async (table, rows) => {
         const list = listOf(rows)

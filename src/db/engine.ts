@@ -1,6 +1,7 @@
 /** What an engine must offer for `createDb` to make a `Db` of it. The only place where a statement is SQL text. */
 import type { MySqlColumn, MySqlTable } from 'drizzle-orm/mysql-core'
 import type { MySqlRemoteDatabase } from 'drizzle-orm/mysql-proxy'
+import type { InsertRows } from './insert.ts'
 import type { PoolUse } from './mysql-pool.ts'
 
 export interface Result {
@@ -17,6 +18,8 @@ export type StatementKind = 'read' | 'write' | 'schema'
 export interface Executor {
   /** @throws DbError */
   run(sql: string, params: readonly unknown[], kind: StatementKind): Promise<Result>
+  /** All of the rows or none; where it fails for more than a few, the transaction around it cannot go on. @throws DbError */
+  insert(insert: InsertRows): Promise<Result>
 }
 
 /** Drizzle's builders, typed as MySQL's. */
@@ -24,8 +27,6 @@ export type Builders = MySqlRemoteDatabase<Record<string, never>>
 
 export interface Dialect {
   readonly engine: 'sqlite' | 'mysql'
-  /** the character around names */
-  readonly quote: string
   builders(executor: Executor): Builders
   /** Database time, ms. */
   now(executor: Executor): Promise<number>
@@ -39,6 +40,8 @@ export interface Dialect {
     key: readonly MySqlColumn[],
     set: Record<string, unknown>,
   ): PromiseLike<unknown>
+  /** Follows the rows of an insert: where an id is there, these columns of its row grow by the new row's. */
+  addUp(columns: readonly string[]): string
   /**
    * Inserts but for the rows that a unique key refuses; everything else that is wrong is an error.
    * @param insert inserts rows in one statement, and says how many

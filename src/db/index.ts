@@ -1,17 +1,18 @@
-/** Opens the database, whichever engine the address names, and lists what others may use of this folder. */
-import { eq, sql } from 'drizzle-orm'
+/**
+ * Opens the database, whichever engine the address names, and lists what others may use of this folder. The driver of
+ * MySQL is loaded when an address names such a server: it is a third of the program, in time to start and in memory. So
+ * `backup.ts`, which needs it either way, is imported by its commands alone.
+ */
+import { and, eq, gt, lt, lte, sql } from 'drizzle-orm'
 import type { Log } from '../lib/log.ts'
 import { utcDateTime, zonedDateTime } from './datetime.ts'
 import { createDb, type Db } from './db.ts'
 import { parseDsn, parseSqlitePath } from './dsn.ts'
 import { DbError } from './error.ts'
 import { createMysqlKit, createSqliteKit } from './kit.ts'
-import { openMysql } from './mysql.ts'
-import { createWireOpener, wireOf } from './mysql-wire.ts'
 import { openSqlite } from './sqlite.ts'
 import { defineTables, LOG_TABLES, type TableName, type Tables } from './tables/index.ts'
 
-export { type BackupReport, backUp, restore } from './backup.ts'
 export type { Db, InsertInto, InsertQuery } from './db.ts'
 export { type Dsn, type MysqlDsn, maskDsn, parseDsn, parseSqlitePath } from './dsn.ts'
 export { DbError, type DbErrorKind } from './error.ts'
@@ -94,6 +95,10 @@ async function openOnce(options: OpenDbOptions): Promise<Db> {
   }
   for (const warning of dsn.warnings) options.log.warn(warning)
   const { maxIdle = 100, maxOpen = 1_000, maxLifetimeMs = 60_000, slowMs = 200 } = options.pool ?? {}
+  const [{ openMysql }, { createWireOpener, wireOf }] = await Promise.all([
+    import('./mysql.ts'),
+    import('./mysql-wire.ts'),
+  ])
   const tables = defineTables(createMysqlKit(dsn.zone === undefined ? utcDateTime : zonedDateTime(dsn.zone)))
   const engine = openMysql({
     open: createWireOpener(wireOf(dsn)),
@@ -118,21 +123,66 @@ const namesOf = (tables: Tables): readonly TableName[] => Object.keys(tables) as
 /**
  * Raises the version of a topic, in the transaction that changed what the topic is about. Nodes that miss the message of
  * the bus find it by reading the versions.
+ * @param items ids of all rows that were changed, made or deleted, so that nodes load these alone; absent: all is loaded
  */
-export async function bumpTopic(tx: Db, topic: string): Promise<void> {
-  const { topicVersions } = tx.tables
+export async function bumpTopic(tx: Db, topic: string, items?: readonly number[]): Promise<void> {
+  const { topicVersions, topicChanges } = tx.tables
   const raised = await tx.changes(
     tx
       .update(topicVersions)
       .set({ version: sql`${topicVersions.version} + 1` })
       .where(eq(topicVersions.topic, topic)),
   )
-  if (raised > 0) return
-  await tx.upsert(
-    topicVersions,
-    { topic, version: 1 },
-    { key: [topicVersions.topic], set: { version: sql`${topicVersions.version} + 1` } },
-  )
+  if (raised === 0)
+    await tx.upsert(
+      topicVersions,
+      { topic, version: 1 },
+      { key: [topicVersions.topic], set: { version: sql`${topicVersions.version} + 1` } },
+    )
+  const named = [...new Set(items)]
+  if (named.length === 0 || named.length > MOST_ITEMS) return
+  // The version's row is ours until the transaction ends, so nobody else writes changes of this topic.
+  const [row] = await tx
+    .select({ version: topicVersions.version })
+    .from(topicVersions)
+    .where(eq(topicVersions.topic, topic))
+  const version = row?.version ?? 0
+  await tx
+    .delete(topicChanges)
+    .where(and(eq(topicChanges.topic, topic), lt(topicChanges.version, version - KEPT_VERSIONS)))
+  await tx.insert(topicChanges).values(named.map((item) => ({ topic, version, item })))
+}
+
+/** More rows than this are loaded with all others. */
+const MOST_ITEMS = 200
+/** A node that is further behind loads everything. */
+const KEPT_VERSIONS = 500
+
+export async function readTopicVersion(db: Db, topic: string): Promise<number> {
+  const { topicVersions } = db.tables
+  const [row] = await db
+    .select({ version: topicVersions.version })
+    .from(topicVersions)
+    .where(eq(topicVersions.topic, topic))
+  return row?.version ?? 0
+}
+
+/** @returns ids of all that was changed after one version up to another; undefined when it may be anything */
+export async function readTopicChanges(
+  db: Db,
+  topic: string,
+  range: { readonly after: number; readonly upTo: number },
+): Promise<readonly number[] | undefined> {
+  const { topicChanges: changes } = db.tables
+  const { after, upTo } = range
+  if (upTo === after) return []
+  if (upTo < after || upTo - after > KEPT_VERSIONS) return undefined
+  const rows = await db
+    .select({ version: changes.version, item: changes.item })
+    .from(changes)
+    .where(and(eq(changes.topic, topic), gt(changes.version, after), lte(changes.version, upTo)))
+  const versions = new Set(rows.map(({ version }) => version))
+  return versions.size === upTo - after ? [...new Set(rows.map(({ item }) => item))] : undefined
 }
 
 /** @returns topic → version; a topic nobody changed yet is absent */

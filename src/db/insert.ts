@@ -1,6 +1,6 @@
 /**
- * Inserts as one statement, built without Drizzle's builder: that costs more CPU per row than the database does, and
- * inserts of many rows are the hot path of every flush.
+ * Inserts planned without Drizzle's builder: that costs more CPU per row than the database does, and inserts of many rows
+ * are the hot path of every flush.
  */
 import { getTableColumns, getTableName, is, SQL } from 'drizzle-orm'
 import type { MySqlTable } from 'drizzle-orm/mysql-core'
@@ -12,6 +12,8 @@ export interface InsertRows {
   readonly columns: readonly string[]
   /** driver values, row by row, in the order of `columns` */
   readonly rows: readonly (readonly unknown[])[]
+  /** Follows the rows: what becomes of one whose key is there. Absent: nothing. */
+  readonly tail?: string
 }
 
 /**
@@ -30,7 +32,7 @@ export function planInsert(table: MySqlTable, rows: readonly Row[]): InsertRows 
     const list: unknown[] = []
     for (const [key, column] of taken) {
       const value = row[key] === undefined ? (column.default ?? null) : row[key]
-      if (is(value, SQL)) return undefined
+      if (typeof value === 'object' && is(value, SQL)) return undefined
       list.push(value === null ? null : column.mapToDriverValue(value))
     }
     values.push(list)
@@ -39,12 +41,8 @@ export function planInsert(table: MySqlTable, rows: readonly Row[]): InsertRows 
 }
 
 /**
- * The statement and its parameters: the rows, one after the other.
  * @param quote the character around names
+ * @returns the statement up to its rows
  */
-export function insertText(insert: InsertRows, quote: string): { sql: string; params: readonly unknown[] } {
-  const columns = insert.columns.map((column) => `${quote}${column}${quote}`).join(', ')
-  const row = `(${insert.columns.map(() => '?').join(', ')})`
-  const rows = insert.rows.map(() => row).join(', ')
-  return { sql: `insert into ${quote}${insert.table}${quote} (${columns}) values ${rows}`, params: insert.rows.flat() }
-}
+export const insertHead = ({ table, columns }: InsertRows, quote: string): string =>
+  `insert into ${quote}${table}${quote} (${columns.map((column) => `${quote}${column}${quote}`).join(', ')}) values `

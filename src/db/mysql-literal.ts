@@ -3,6 +3,8 @@
  * the server, cost a round trip the first time, and were measured to take more CPU here than text.
  */
 
+import { type InsertRows, insertHead } from './insert.ts'
+
 /** Quoted texts and names, in which a question mark is a question mark, or a placeholder. */
 const PLACES = /'(?:[^'\\]|\\.|'')*'|`[^`]*`|"[^"]*"|\?/gs
 
@@ -17,6 +19,12 @@ export function inline(sql: string, params: readonly unknown[]): string {
   if (at !== params.length) throw new TypeError(`${params.length} parameters for ${at} places`)
   return text
 }
+
+/** An insert of many rows. Its values are put where they belong at once: to look for places in so long a text costs more. */
+export const insertText = (insert: InsertRows): string =>
+  insertHead(insert, '`') +
+  insert.rows.map((row) => `(${row.map(literal).join(', ')})`).join(', ') +
+  (insert.tail ?? '')
 
 /**
  * Means the same in every SQL mode: what a backslash does depends on the mode, so texts that have one are written in

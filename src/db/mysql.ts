@@ -15,8 +15,9 @@ import {
   type StatementKind,
 } from './engine.ts'
 import { DbError } from './error.ts'
+import { type InsertRows, insertHead } from './insert.ts'
 import { asDbError, isBehind, isLost, isNotReady, isReadOnly, isRepeatable } from './mysql-error.ts'
-import { inline } from './mysql-literal.ts'
+import { inline, insertText } from './mysql-literal.ts'
 import { createPool, type Lease, type PoolOptions } from './mysql-pool.ts'
 import type { OpenWire, Wire } from './mysql-wire.ts'
 
@@ -31,14 +32,24 @@ export interface MysqlOptions {
 }
 
 interface Statement {
+  /** Without its values, for people. */
   readonly sql: string
-  readonly params: readonly unknown[]
+  /** As it goes to the server. @throws TypeError if a value cannot be stored */
+  text(): string
 }
+const statementOf = (sql: string, params: readonly unknown[] = []): Statement => ({
+  sql,
+  text: () => inline(sql, params),
+})
+const insertOf = (insert: InsertRows): Statement => ({
+  sql: `${insertHead(insert, '`')}… ${insert.rows.length} rows`,
+  text: () => insertText(insert),
+})
 
 /** A connection was dead before anything was done on it: the whole transaction may be begun on another one. */
 class Untouched extends Error {}
 
-const BEGIN: Statement = { sql: 'start transaction', params: [] }
+const BEGIN = statementOf('start transaction')
 /** A connection on which the server said something so shortly ago is taken to be alive, ms. */
 const HEARD_MS = 1_000
 /** The first repeat comes after up to this, each further one after up to twice as much, ms. */
@@ -69,7 +80,7 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
   ): Promise<readonly Result[]> => {
     const startedAt = performance.now()
     try {
-      return await wire.sayAll(statements.map(({ sql, params }) => inline(sql, params)))
+      return await wire.sayAll(statements.map((statement) => statement.text()))
     } catch (error) {
       leave(wire, error)
       throw asDbError(error)
@@ -117,7 +128,7 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
     }
   }
 
-  const single = (sql: string, params: readonly unknown[], kind: StatementKind): Promise<Result> => {
+  const single = (statement: Statement, kind: StatementKind): Promise<Result> => {
     const deadlineAt = performance.now() + statementDeadlineMs
     return repeated(
       async (use) => {
@@ -128,7 +139,7 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
           const timer =
             kind === 'schema' ? undefined : destroyAt(wire, deadlineAt, 'the database did not answer in time')
           try {
-            return (await runOn(wire, [{ sql, params }], kind))[0]!
+            return (await runOn(wire, [statement], kind))[0]!
           } catch (error) {
             // A connection that lay idle may have died unnoticed; a read may simply be asked again on another one.
             if (kind === 'read' && lease.isReused && isLost(error) && performance.now() < deadlineAt) continue
@@ -181,7 +192,11 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
     let broken: unknown
     let preamble: readonly Statement[] = hasBegun ? [] : [BEGIN]
     let isTouched = hasBegun
-    let asked: (Statement & { readonly kind: StatementKind; readonly answer: PromiseWithResolvers<Result> })[] = []
+    let asked: {
+      readonly statement: Statement
+      readonly kind: StatementKind
+      readonly answer: PromiseWithResolvers<Result>
+    }[] = []
     const send = async (): Promise<void> => {
       const sent = asked
       const first = preamble
@@ -194,7 +209,7 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
       }
       try {
         const kind = sent.every((each) => each.kind === 'schema') ? 'schema' : 'write'
-        const results = await runOn(wire, [...first, ...sent], kind)
+        const results = await runOn(wire, [...first, ...sent.map(({ statement }) => statement)], kind)
         isTouched = true
         for (const [index, { answer }] of sent.entries()) answer.resolve(results[first.length + index]!)
       } catch (error) {
@@ -206,15 +221,17 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
         for (const { answer } of sent) answer.reject(error)
       }
     }
+    const ask = async (statement: Statement, kind: StatementKind): Promise<Result> => {
+      if (phase !== 'open') throw new DbError('other', 'the transaction has ended')
+      if (broken) throw broken
+      const answer = Promise.withResolvers<Result>()
+      // What is asked for in one turn goes together: a database that is far away costs one round trip for all of it.
+      if (asked.push({ statement, kind, answer }) === 1) setImmediate(send)
+      return answer.promise
+    }
     const executor: Executor = {
-      async run(sql, params, kind) {
-        if (phase !== 'open') throw new DbError('other', 'the transaction has ended')
-        if (broken) throw broken
-        const answer = Promise.withResolvers<Result>()
-        // What is asked for in one turn goes together: a database that is far away costs one round trip for all of it.
-        if (asked.push({ sql, params, kind, answer }) === 1) setImmediate(send)
-        return answer.promise
-      },
+      run: (sql, params, kind) => ask(statementOf(sql, params), kind),
+      insert: (insert) => ask(insertOf(insert), 'write'),
     }
     try {
       const result = await Promise.race([work(executor), wire.gone])
@@ -241,7 +258,10 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
 
   return {
     dialect: mysqlDialect,
-    executor: { run: single },
+    executor: {
+      run: (sql, params, kind) => single(statementOf(sql, params), kind),
+      insert: (insert) => single(insertOf(insert), 'write'),
+    },
     transaction(work, deadlineMs) {
       const deadlineAt = performance.now() + deadlineMs
       return repeated((use) => attempt(work, deadlineAt, use), deadlineMs, deadlineAt)
@@ -259,7 +279,6 @@ const destroyAt = (wire: Wire, deadlineAt: number, reason: string): Timer =>
 
 const mysqlDialect: Dialect = {
   engine: 'mysql',
-  quote: '`',
   builders(executor) {
     const session = new MySqlRemoteSession<Record<string, never>, Record<string, never>>(
       async (sql, params, method) => {
@@ -288,6 +307,8 @@ const mysqlDialect: Dialect = {
   },
   rows: (_table, rows) => rows,
   upsert: (builders, table, row, _key, set) => builders.insert(table).values(row).onDuplicateKeyUpdate({ set }),
+  addUp: (columns) =>
+    ` on duplicate key update ${columns.map((name) => `\`${name}\` = coalesce(\`${name}\`, 0) + values(\`${name}\`)`).join(', ')}`,
   /** Not `insert ignore`: that also cuts texts that are too long. Refused rows are rare, so all go in one statement first. */
   async insertIgnore(_builders, _table, rows, insert) {
     const insertSome = async (some: readonly Record<string, unknown>[]): Promise<number> => {

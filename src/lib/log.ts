@@ -1,6 +1,6 @@
 /**
- * Structured log: one JSON object per line, to any number of sinks. Lines of one tick are written together, so that a
- * busy node makes few system calls. Owns the shape of a line and the masking of secrets; `log-sinks.ts` owns
+ * Structured log: one JSON object per line, to any number of sinks. Lines of a few milliseconds are written together, so
+ * that a busy node makes few system calls. Owns the shape of a line and the masking of secrets; `log-sinks.ts` owns
  * where they go.
  */
 import { redactText, redactValue } from './redact.ts'
@@ -31,7 +31,8 @@ export interface OpenLog extends Log {
 
 const RANK = { debug: 0, info: 1, warn: 2, error: 3 } as const satisfies Record<LogLevel, number>
 
-/** Lines kept for a flush in the same tick; past this they are written at once. */
+/** Lines wait so long for others; past this size, and after an error, they are written at once. */
+const GATHER_MS = 5
 const BUFFER_CHARS = 64 * 1024
 
 export function createLog(options: {
@@ -57,7 +58,7 @@ export function createLog(options: {
     if (lineLevel === 'error' || buffer.length > BUFFER_CHARS) flush()
     else if (!scheduled) {
       scheduled = true
-      setImmediate(flush)
+      setTimeout(flush, GATHER_MS)
     }
   }
   const bind = (base: LogFields): Log => ({

@@ -147,7 +147,7 @@ export function createCalls(deps: CallsDeps) {
     try {
       checkModel(call)
       const [route] = routesOf(call, trace)
-      const isOffered = nextOffering(call, route!.candidates, 0, new Set(), trace) !== undefined
+      const isOffered = route!.candidates.next(0, new Set()) !== undefined
       if (!isOffered) {
         await ledger.note(countRecord(call, trace, route!.group, now()))
         return jsonResponse({ input_tokens: call.inputTokens }, call.id, stamp)
@@ -188,6 +188,7 @@ export function createCalls(deps: CallsDeps) {
       const candidates = channels.candidates({
         model,
         group,
+        operation: { name: call.endpoint.operation, isOffered: (provider) => wayTo(provider, call) !== undefined },
         forcedChannelId: caller.forcedChannelId,
         isTest: call.isTest,
       })
@@ -220,7 +221,7 @@ export function createCalls(deps: CallsDeps) {
     for (const { group, candidates } of routes) {
       const allowed = options.get('RetryTimes')
       for (let index = 0; index <= allowed; index++) {
-        const channel = nextOffering(call, candidates, index, tried, trace)
+        const channel = candidates.next(index, tried)
         if (!channel) break
         tried.add(channel.id)
         try {
@@ -242,15 +243,6 @@ export function createCalls(deps: CallsDeps) {
       lastError ??
       new GatewayError('model_not_found', { params: { model: call.model, group: caller.groups.join(', ') } })
     )
-  }
-
-  const nextOffering = (call: Call, candidates: Candidates, index: number, tried: Set<number>, trace: Trace) => {
-    for (;;) {
-      const channel = candidates.next(index, tried)
-      if (!channel || wayTo(channel.provider, call)) return channel
-      tried.add(channel.id)
-      trace.leftOut.push({ channelId: channel.id, reason: `does not offer ${call.endpoint.operation}` })
-    }
   }
 
   /** Another group may be dearer: its attempt is made only if the hold covers it. */
@@ -503,7 +495,8 @@ export function createCalls(deps: CallsDeps) {
         : limits.keepAliveMs,
       drains: running.drains,
       hangUp: running.hangUp,
-      log: log.child({ requestId: call.id }),
+      log,
+      requestId: call.id,
       onFirstByte: () => {
         trace.firstByteAtMs ??= clock.monotonic()
         channels.report({ ...outcomeOf(entry), isUnderWay: true })
@@ -560,14 +553,24 @@ const outcomeOf = ({ channel, keyIndex, startedAtMs }: Attempt, error?: GatewayE
 const ABORT_MS = 2_000
 
 const NO_BYTES = new Uint8Array()
+const NO_HEADERS = new Headers()
+const NO_QUERY = new URLSearchParams()
 
-/** What a stream needs to know of its call to the end: thousands of open streams must not keep thousands of prompts. */
+/** What a stream needs to know of its call to the end: thousands of open streams must not keep thousands of prompts and headers. */
 const withoutBodies = <T extends { readonly job: { readonly call: Call }; readonly built: Built }>({
   job,
   built,
 }: T) => ({
-  job: { ...job, call: { ...job.call, bytes: NO_BYTES, json: {} } } as T['job'],
-  built: { ...built, body: '', upstreamCall: { ...built.upstreamCall, json: {} } } as Built,
+  job: {
+    ...job,
+    call: { ...job.call, bytes: NO_BYTES, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
+  } as T['job'],
+  built: {
+    ...built,
+    body: '',
+    headers: NO_HEADERS,
+    upstreamCall: { ...built.upstreamCall, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
+  } as Built,
 })
 
 const payerOf = ({ caller }: Call) => ({

@@ -114,7 +114,7 @@ export function createRelay(deps: RelayDeps) {
   /** @throws GatewayError */
   const authenticate = (request: Request, url: URL, server: PeerSource | null): Promise<Caller> => {
     if (!deps.isReady()) throw new GatewayError('not_ready', { retryAfterSec: 1 })
-    return accounts.authenticate(accounts.credentialOf(request, url), deps.clientIp(request, server))
+    return accounts.authenticate(accounts.credentialOf(request, url), () => deps.clientIp(request, server))
   }
 
   interface Arrival {

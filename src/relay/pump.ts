@@ -9,6 +9,7 @@ import { createSseParser, type SseFrame, sseComment } from '../lib/sse.ts'
 import type { StreamDecoder, StreamEncoder, StreamEvent } from '../protocol/index.ts'
 import { concat, lastFrameEnd, withoutFrames } from './frame-bytes.ts'
 import type { Gauge } from './gauge.ts'
+import { createSkim } from './skim.ts'
 import type { Tally } from './tally.ts'
 import type { Ending } from './types.ts'
 import { asSendError, type Exchange } from './upstream.ts'
@@ -30,7 +31,9 @@ export interface PumpOptions {
   readonly drains: boolean
   /** Closes the connection of a client that takes nothing any more. */
   readonly hangUp: () => void
+  /** Its lines carry the call's id here: a log of its own for each stream would be a dozen objects kept. */
   readonly log: Log
+  readonly requestId: string
   readonly encodeError: (error: GatewayError) => string
   /** The upstream's first byte is here. */
   readonly onFirstByte: () => void
@@ -52,18 +55,25 @@ export interface Pump {
   interrupt(reason: 'client-gone' | 'shutting-down'): Promise<void>
 }
 
+/** What the client gets of a chunk, and what the upstream said of an error in it. */
+interface Taken {
+  readonly out: Uint8Array | undefined
+  readonly failure: GatewayError | undefined
+}
 type Failure = Extract<StreamEvent, { type: 'error' }>
 
-const PING = new TextEncoder().encode(sseComment('PING'))
-const BLANK_LINE = new TextEncoder().encode('\n\n')
+const utf8 = new TextEncoder()
+const PING = utf8.encode(sseComment('PING'))
+const BLANK_LINE = utf8.encode('\n\n')
 const CUT = 'The upstream ended the stream before it was complete'
 /** How long the rest of a finished upstream stream is awaited, so that its connection can be used again. */
 const REST_MS = 1_000
 
 export function createPump(options: PumpOptions): Pump {
-  const { exchange, reader, decoder, encoder, hidesUsage, tally, gauge, encodeError, log } = options
+  const { exchange, reader, decoder, encoder, hidesUsage, tally, gauge, encodeError, log, requestId } = options
   const parser = createSseParser({ maxLineChars: options.maxLineChars })
-  const utf8 = new TextEncoder()
+  const skim = createSkim(options.maxLineChars)
+  let controller!: ReadableStreamDefaultController<Uint8Array>
   /** Bytes of a frame that is not complete yet. */
   let held: Uint8Array[] = []
   let isBlind = false
@@ -71,27 +81,34 @@ export function createPump(options: PumpOptions): Pump {
   let isCommitted = false
   let isEnded = false
   let isAbandoned = false
-  /** What `prime` read, or is still reading, for the first pull. */
-  let primed: Promise<Uint8Array | undefined> | undefined
   /** The step under way. */
-  let stepping: Promise<Uint8Array | undefined> | undefined
+  let stepping: Promise<void> | undefined
 
-  /** Frames → events, for the tally and the encoder. @returns text of the encoder, and what the upstream said of an error */
-  const understand = (frames: readonly SseFrame[], hidden: Set<string> | undefined) => {
+  /** Events → tally and encoder, but for errors, which end the stream. @returns text of the encoder */
+  const see = (events: readonly StreamEvent[]): string => {
+    let text = ''
+    for (const event of events) {
+      if (event.type === 'error') continue
+      tally.see(event)
+      if (encoder) text += encoder.event(event)
+    }
+    return text
+  }
+
+  /** Frames → events. @returns text of the encoder, what the upstream said of an error, data of the frames to hide */
+  const understand = (frames: readonly SseFrame[]) => {
     let text = ''
     let failure: GatewayError | undefined
+    let hidden: Set<string> | undefined
+    let last: readonly StreamEvent[] = []
     for (const frame of frames) {
-      const events = decoder.feed(frame)
-      for (const event of events) {
-        if (event.type === 'error') failure = upstreamSaid(event)
-        else {
-          tally.see(event)
-          if (encoder) text += encoder.event(event)
-        }
-      }
-      if (hidden && isUsageOnly(frame, events)) hidden.add(frame.data)
+      last = decoder.feed(frame)
+      const error = last.find((event) => event.type === 'error')
+      if (error) failure = upstreamSaid(error)
+      text += see(last)
+      if (hidesUsage && isUsageOnly(frame, last)) hidden = (hidden ?? new Set()).add(frame.data)
     }
-    return { text, failure }
+    return { text, failure, hidden, last }
   }
 
   /** @returns the bytes of the frames that `chunk` completes; the rest is held */
@@ -110,14 +127,21 @@ export function createPump(options: PumpOptions): Pump {
   }
 
   /** One chunk of the upstream, or its end. @returns what the client gets of it */
-  const take = (chunk: Uint8Array | undefined) => {
+  const take = (chunk: Uint8Array | undefined): Taken => {
+    const isBetween = !isBlind && held.length === 0 && parser.isBetweenFrames()
+    const skimmed = chunk && isBetween ? skim.read(chunk) : undefined
+    if (skimmed) {
+      const text = see(skimmed)
+      return { out: encoder ? utf8.encode(text) : chunk, failure: undefined }
+    }
     const frames = isBlind ? [] : chunk ? parser.feed(chunk) : parser.end()
-    const hidden = hidesUsage ? new Set<string>() : undefined
-    const { text, failure } = understand(frames, hidden)
+    const { text, failure, hidden, last } = understand(frames)
+    if (chunk && isBetween && frames.length === 1 && parser.isBetweenFrames()) skim.learn(chunk, frames[0]!.data, last)
+    else skim.forget()
     if (encoder) return { out: text === '' ? undefined : utf8.encode(text), failure }
     // Bytes after the end of what we can read are handed on as they are.
     const bytes = !chunk || isBlind ? takeHeld(chunk) : wholeFrames(chunk, frames.length > 0)
-    const shown = bytes && hidden && hidden.size > 0 ? withoutFrames(bytes, hidden) : bytes
+    const shown = bytes && hidden ? withoutFrames(bytes, hidden) : bytes
     return { out: shown?.length ? shown : undefined, failure }
   }
   const takeHeld = (chunk?: Uint8Array): Uint8Array | undefined => {
@@ -127,12 +151,12 @@ export function createPump(options: PumpOptions): Pump {
   }
 
   /** A forwarded stream that we cannot read goes on; its bill is counted from what was read. */
-  const takeFenced = (chunk: Uint8Array | undefined): ReturnType<typeof take> => {
+  const takeFenced = (chunk: Uint8Array | undefined): Taken => {
     try {
       return take(chunk)
     } catch (cause) {
       if (encoder) return { out: undefined, failure: new GatewayError('bad_response_body', { cause }) }
-      log.warn('a forwarded stream can no longer be read; the rest of it is not metered', { error: cause })
+      log.warn('a forwarded stream can no longer be read; the rest of it is not metered', { requestId, error: cause })
       isBlind = true
       return { out: takeHeld(chunk), failure: undefined }
     }
@@ -193,35 +217,61 @@ export function createPump(options: PumpOptions): Pump {
     }
   }
 
-  /** @returns bytes for the client, or nothing at the end */
-  const step = async (): Promise<Uint8Array | undefined> => {
-    try {
-      for (;;) {
-        // One read may hold more than one extension covers.
-        while (gauge.isSpent(tally)) {
-          if (!(await gauge.ready())) return await fail('out-of-quota', gauge.refusal())
-        }
-        exchange.waiting(true)
-        let read: Awaited<ReturnType<typeof reader.read>>
-        try {
-          read = await reader.read()
-        } catch (cause) {
-          return await cut(cause)
-        }
-        exchange.waiting(false)
-        if (!hasBytes && !read.done) {
-          hasBytes = true
-          options.onFirstByte()
-        }
-        const { out, failure } = takeFenced(read.value)
-        if (failure) return await fail('upstream-error', failure, out)
-        const progress = decoder.progress()
-        if (progress === 'done' || (read.done && (progress === 'finished' || isBlind))) return await complete(out)
-        if (read.done) return await ended(out)
-        if (out) return out
+  /** What a read brought. @returns bytes for the client; a promise of the last ones at the end; undefined when more must be read */
+  const arrived = (
+    read: Awaited<ReturnType<typeof reader.read>>,
+  ): Uint8Array | Promise<Uint8Array | undefined> | undefined => {
+    exchange.waiting(false)
+    if (!hasBytes && !read.done) {
+      hasBytes = true
+      options.onFirstByte()
+    }
+    const { out, failure } = takeFenced(read.value)
+    if (failure) return fail('upstream-error', failure, out)
+    const progress = decoder.progress()
+    if (progress === 'done' || (read.done && (progress === 'finished' || isBlind))) return complete(out)
+    return read.done ? ended(out) : out
+  }
+
+  const give = (bytes: Uint8Array | undefined): void => {
+    if (isAbandoned) return
+    if (bytes) controller.enqueue(bytes)
+    if (isEnded) controller.close()
+  }
+
+  /**
+   * Reads until something went to the client, or to the end. Nearly always that is one read, which makes one promise
+   * besides its own: with thousands of streams, each further one shows.
+   */
+  const step = (): Promise<void> => {
+    if (gauge.isSpent(tally)) return stepOn()
+    exchange.waiting(true)
+    return reader.read().then(onRead, onCut)
+  }
+  const onRead = (read: Awaited<ReturnType<typeof reader.read>>): void | Promise<void> => {
+    const out = arrived(read)
+    if (!(out instanceof Uint8Array)) return out ? out.then(give) : stepOn()
+    stepping = undefined
+    give(out)
+  }
+  const onCut = async (cause: unknown): Promise<void> => give(await cut(cause))
+  const stepOn = async (): Promise<void> => {
+    for (;;) {
+      // One read may hold more than one extension covers.
+      while (gauge.isSpent(tally)) {
+        if (!(await gauge.ready())) return give(await fail('out-of-quota', gauge.refusal()))
       }
-    } finally {
+      exchange.waiting(true)
+      let read: Awaited<ReturnType<typeof reader.read>>
+      try {
+        read = await reader.read()
+      } catch (cause) {
+        return onCut(cause)
+      }
+      const out = await arrived(read)
+      if (!out && !isEnded) continue
       stepping = undefined
+      return give(out)
     }
   }
 
@@ -241,7 +291,7 @@ export function createPump(options: PumpOptions): Pump {
   }
 
   /** A step always waits for something before it ends, so that its end finds what is noted here. */
-  const next = (): Promise<Uint8Array | undefined> => {
+  const next = (): Promise<void> => {
     stepping = step()
     return stepping
   }
@@ -251,7 +301,7 @@ export function createPump(options: PumpOptions): Pump {
     exchange.abort(reason)
     // A step under way meets the abort and ends the call; one that still had bytes, or none at all, leaves it to us.
     await stepping?.catch(() => undefined)
-    if (!isEnded) await fail(reason, asSendError(reason, undefined))
+    if (!isEnded) give(await fail(reason, asSendError(reason, undefined)))
   }
   const abandon = async (): Promise<void> => {
     if (isEnded || isAbandoned) return
@@ -262,24 +312,18 @@ export function createPump(options: PumpOptions): Pump {
 
   const body = new ReadableStream<Uint8Array>(
     {
-      start(controller) {
+      start(its) {
+        controller = its
         exchange.onSilence(options.keepAliveMs, () => {
           if (isCommitted && !isAbandoned && !isEnded) controller.enqueue(PING)
         })
         exchange.onStall(() => {
           if (!isCommitted) return
           options.hangUp()
-          interrupt('client-gone').catch((error) => log.error('a stalled call did not end well', { error }))
+          interrupt('client-gone').catch((error) => log.error('a stalled call did not end well', { requestId, error }))
         })
       },
-      async pull(controller) {
-        const step = primed ?? (isEnded ? undefined : (stepping ?? next()))
-        primed = undefined
-        const chunk = await step
-        if (isAbandoned) return
-        if (chunk) controller.enqueue(chunk)
-        if (isEnded) controller.close()
-      },
+      pull: () => (isAbandoned || isEnded ? stepping : (stepping ?? next())),
       cancel: abandon,
     },
     { highWaterMark: 0 },
@@ -304,7 +348,6 @@ export function createPump(options: PumpOptions): Pump {
         clearTimeout(timer)
       }
       isCommitted = true
-      primed = first
     },
   }
 }

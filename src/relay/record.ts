@@ -145,7 +145,7 @@ function base(facts: Facts | Call, now: Now) {
     apiKeyId: caller.apiKeyId,
     apiKeyName: caller.apiKeyName,
     modelName: facts.model,
-    ip: caller.recordsIp ? caller.ip : '',
+    ip: caller.ip,
     useTimeSec: Math.round((now.monotonicMs - facts.startedAtMs) / 1000),
     isStream: facts.isStream,
   }

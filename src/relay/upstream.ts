@@ -90,6 +90,12 @@ export function createSender(deps: {
       }
       const watched: Watched = {
         dueAtMs: 0,
+        isTouched: false,
+        touched(nowMs) {
+          lastByteAtMs = nowMs
+          if (beat) nextBeatAtMs = nowMs + beatMs
+          schedule()
+        },
         due(nowMs) {
           const isSilent = nowMs >= lastByteAtMs + silentLimitMs
           if (nowMs >= totalAtMs || (isSilent && isWaiting)) {
@@ -140,9 +146,7 @@ export function createSender(deps: {
           abortedBy: () => reason,
           waiting(now) {
             isWaiting = now
-            lastByteAtMs = clock.monotonic()
-            if (beat) nextBeatAtMs = lastByteAtMs + beatMs
-            schedule()
+            watched.isTouched = true
           },
           onSilence(everyMs, call) {
             beatMs = everyMs

@@ -1,12 +1,15 @@
 /**
  * Deadlines of everything that is under way, looked at by one timer: thousands of streams move their deadline with every
- * chunk, which is one store here and would be a timer each otherwise. The timer runs only while something is watched.
+ * chunk, which is one store here and would be a timer, or at least a look at the clock, otherwise. The timer runs only while something is watched.
  */
 import type { Clock } from '../lib/clock.ts'
 
 export interface Watched {
   /** Monotonic milliseconds; Infinity for never. May be moved at any time. */
   dueAtMs: number
+  /** Set when something happened, which is all that a chunk costs; noticed at the next look, before the deadline. */
+  isTouched: boolean
+  touched(nowMs: number): void
   /** Called once the deadline has passed; must move it or leave the watch, and must not throw. */
   due(nowMs: number): void
 }
@@ -24,7 +27,13 @@ export function createWatch(clock: Clock, everyMs: number): Watch {
 
   const look = () => {
     const now = clock.monotonic()
-    for (const watched of all) if (watched.dueAtMs <= now) watched.due(now)
+    for (const watched of all) {
+      if (watched.isTouched) {
+        watched.isTouched = false
+        watched.touched(now)
+      }
+      if (watched.dueAtMs <= now) watched.due(now)
+    }
   }
   return {
     add(watched) {

@@ -23,7 +23,8 @@ export interface Snapshot<T> {
 export function createSnapshot<T>(deps: {
   readonly name: string
   readonly topic: string
-  readonly load: () => Promise<T>
+  /** @param isFull everything, whatever changed */
+  readonly load: (isFull: boolean) => Promise<T>
   readonly topics: Topics
   readonly log: Log
   readonly clock: Clock
@@ -33,9 +34,9 @@ export function createSnapshot<T>(deps: {
   let current: { readonly value: T; readonly loadedAtMs: number } | undefined
   let first: Promise<void> | undefined
 
-  const tracked = topics.track(topic, async () => {
+  const tracked = topics.track(topic, async (isFull) => {
     const loadedAtMs = clock.monotonic()
-    const value = await load()
+    const value = await load(isFull)
     const isFirst = current === undefined
     current = { value, loadedAtMs }
     if (!isFirst) for (const listener of [...listeners]) notify(listener)

@@ -1,7 +1,8 @@
 /**
  * Keeps what is in memory in step with the database: a change bumps its topic's version in the same transaction, then
  * tells the bus. A message is only a hint that saves time; the versions are read every fraction of a second, so a lost
- * message costs less than a second. The full reload catches edits made behind our back.
+ * message costs less than a second. A reload may look at what changed alone; a full one now and then catches edits made
+ * behind our back.
  */
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
@@ -9,9 +10,9 @@ import type { State } from './state.ts'
 
 export interface Topics {
   /** Calls `reload` after each change of the topic, never twice at once. @returns a function that ends this */
-  watch(topic: string, reload: () => Promise<void>): () => void
+  watch(topic: string, reload: Reload): () => void
   /** As `watch`, with a handle that can reload at once. */
-  track(topic: string, reload: () => Promise<void>): Tracked
+  track(topic: string, reload: Reload): Tracked
   /** Call after the commit of a change: tells the others, and resolves when this process has reloaded (or failed to, logged). */
   changed(topic: string): Promise<void>
   /** What is in memory here, by topic: compared with the database's versions it is the lag. A topic without a load is absent. */
@@ -21,8 +22,11 @@ export interface Topics {
   stop(): Promise<void>
 }
 
+/** @param isFull load everything; else what changed, as the topic's changes tell, is enough */
+type Reload = (isFull: boolean) => Promise<void>
+
 export interface Tracked {
-  /** Reloads now; what was committed before this call is in. Rejects if the reload fails. */
+  /** Reloads everything now; what was committed before this call is in. Rejects if the reload fails. */
   refresh(): Promise<void>
   close(): void
 }
@@ -58,11 +62,11 @@ export function createTopics(deps: {
 
   const refreshTopic = async (topic: string): Promise<void> => {
     const due = [...watchers].filter((watcher) => watcher.topic === topic)
-    await Promise.all(due.map((watcher) => refreshLogged(watcher)))
+    await Promise.all(due.map((watcher) => refreshLogged(watcher, false)))
   }
-  const refreshLogged = async (watcher: Watcher): Promise<void> => {
+  const refreshLogged = async (watcher: Watcher, isFull: boolean): Promise<void> => {
     try {
-      await watcher.refresh()
+      await watcher.refresh(isFull)
     } catch (error) {
       log.warn('a reload failed; the last good state stays', { topic: watcher.topic, error })
     }
@@ -83,7 +87,7 @@ export function createTopics(deps: {
     const isFull = clock.monotonic() >= fullAtMs
     if (isFull) fullAtMs = nextFullAt()
     const due = [...watchers].filter((watcher) => isFull || watcher.isBehind(versions))
-    await Promise.all(due.map((watcher) => refreshLogged(watcher)))
+    await Promise.all(due.map((watcher) => refreshLogged(watcher, isFull)))
   }
   // Up to a tenth sooner, so that nodes started together do not all reload at the same moment.
   const nextFullAt = (): number => clock.monotonic() + fullReloadMs * (0.9 + 0.1 * Math.random())
@@ -94,10 +98,10 @@ export function createTopics(deps: {
     }, everyMs)
   }
 
-  const track = (topic: string, reload: () => Promise<void>): Tracked => {
+  const track = (topic: string, reload: Reload): Tracked => {
     const watcher = createWatcher(topic, { reload, readVersions, together })
     watchers.add(watcher)
-    return { refresh: watcher.refresh, close: () => void watchers.delete(watcher) }
+    return { refresh: () => watcher.refresh(true), close: () => void watchers.delete(watcher) }
   }
 
   return {
@@ -128,8 +132,9 @@ export function createTopics(deps: {
   }
 }
 
-interface Watcher extends Pick<Tracked, 'refresh'> {
+interface Watcher {
   readonly topic: string
+  refresh(isFull: boolean): Promise<void>
   isBehind(versions: Versions): boolean
   /** The version that is surely in memory. */
   seen(): number | undefined
@@ -140,7 +145,7 @@ interface Watcher extends Pick<Tracked, 'refresh'> {
 function createWatcher(
   topic: string,
   deps: {
-    readonly reload: () => Promise<void>
+    readonly reload: Reload
     readonly readVersions: () => Promise<Versions>
     readonly together: (work: () => Promise<void>) => Promise<void>
   },
@@ -149,16 +154,17 @@ function createWatcher(
   let seen: number | undefined
   let running: Promise<void> | undefined
   let next: Promise<void> | undefined
+  let isNextFull = false
 
-  const once = (): Promise<void> =>
+  const once = (isFull: boolean): Promise<void> =>
     together(async () => {
       // Read before the reload: a change between the two is loaded, and looked at once more.
       const versions = await readVersions().catch(() => undefined)
-      await reload()
+      await reload(isFull)
       if (versions) seen = versions.get(topic) ?? 0
     })
-  const begin = (): Promise<void> => {
-    running = once().finally(() => {
+  const begin = (isFull: boolean): Promise<void> => {
+    running = once(isFull).finally(() => {
       running = undefined
     })
     return running
@@ -167,13 +173,16 @@ function createWatcher(
     topic,
     isBehind: (versions) => (versions.get(topic) ?? 0) !== seen,
     seen: () => seen,
-    refresh() {
-      if (!running) return begin()
+    refresh(isFull) {
+      if (!running) return begin(isFull)
+      isNextFull ||= isFull
       next ??= running
         .catch(() => undefined)
         .then(() => {
+          const wasFull = isNextFull
           next = undefined
-          return begin()
+          isNextFull = false
+          return begin(wasFull)
         })
       return next
     },

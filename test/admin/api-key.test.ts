@@ -85,7 +85,7 @@ for (const engine of ENGINES) {
         expect((await node.call('GET', path, { token: user.token })).text).not.toContain(key)
       }
       expect(await node.ok('POST', `/api/token/${id}/key`, { token: user.token })).toEqual({ key })
-      expect((await node.accounts.authenticate(`sk-${key}`, IP)).apiKeyId).toBe(id)
+      expect((await node.accounts.authenticate(`sk-${key}`, () => IP)).apiKeyId).toBe(id)
     })
 
     test('every key is drawn anew', async () => {
@@ -201,9 +201,9 @@ for (const engine of ENGINES) {
       const status = (body: Record<string, unknown>) => put({ id, ...body }, '?status_only=true')
       const reply = await status({ status: 2, name: 'not changed' })
       expect(reply.json.data).toMatchObject({ status: 2, name: 'k' })
-      await expect(node.accounts.authenticate(key, IP)).rejects.toThrow('invalid_api_key')
+      await expect(node.accounts.authenticate(key, () => IP)).rejects.toThrow('invalid_api_key')
       expect((await status({ status: 1 })).json.data.status).toBe(1)
-      await node.accounts.authenticate(key, IP)
+      await node.accounts.authenticate(key, () => IP)
       for (const bad of [0, 3, 4, 5, -1]) expect((await status({ status: bad })).json.code).toBe('invalid_parameters')
       await put({ id, expired_time: 1 })
       expect((await read(id)).status).toBe(3)
@@ -297,9 +297,9 @@ for (const engine of ENGINES) {
       const ids = made.map(({ id }) => id)
       const { quotaAllotments } = db.tables
       await db.insert(quotaAllotments).values({ instanceId: 'del', account: `t:${ids[0]}`, amount: 5 })
-      await node.accounts.authenticate(made[0]?.key ?? '', IP)
+      await node.accounts.authenticate(made[0]?.key ?? '', () => IP)
       await node.ok('DELETE', `/api/token/${ids[0]}/`, { token: user.token })
-      await expect(node.accounts.authenticate(made[0]?.key ?? '', IP)).rejects.toThrow('invalid_api_key')
+      await expect(node.accounts.authenticate(made[0]?.key ?? '', () => IP)).rejects.toThrow('invalid_api_key')
       expect((await rowOf(ids[0] ?? 0)).deletedAt).toBeInstanceOf(Date)
       expect(await db.$count(quotaAllotments, eq(quotaAllotments.instanceId, 'del'))).toBe(0)
       expect(await node.refused('DELETE', `/api/token/${ids[0]}`, { token: user.token })).toBe('api_key_not_found')

@@ -140,9 +140,9 @@ for (const engine of ENGINES) {
     test('a settings change reaches the callers of this user at once', async () => {
       const { token } = await newUser(node, root)
       const { key } = await node.ok('POST', '/api/token/', { token, body: { name: 'k', unlimited_quota: true } })
-      expect((await node.accounts.authenticate(key, '127.0.0.1')).recordsIp).toBe(false)
+      expect((await node.accounts.authenticate(key, () => '127.0.0.1')).recordsIp).toBe(false)
       await node.ok('PUT', '/api/user/setting', { token, body: { record_ip_log: true } })
-      expect((await node.accounts.authenticate(key, '127.0.0.1')).recordsIp).toBe(true)
+      expect((await node.accounts.authenticate(key, () => '127.0.0.1')).recordsIp).toBe(true)
     })
 
     test('empty texts of the profile leave a field as it is', async () => {
@@ -203,7 +203,7 @@ for (const engine of ENGINES) {
       expect((await rowOf(user.id)).deletedAt).toBeInstanceOf(Date)
       for (const token of [user.token, personal])
         expect((await node.call('GET', '/api/user/self', { token })).status).toBe(401)
-      await expect(node.accounts.authenticate(key, '127.0.0.1')).rejects.toThrow('invalid_api_key')
+      await expect(node.accounts.authenticate(key, () => '127.0.0.1')).rejects.toThrow('invalid_api_key')
     })
 
     test('messages follow the user’s language, else the request’s', async () => {

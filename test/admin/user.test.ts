@@ -378,9 +378,9 @@ for (const engine of ENGINES) {
         token: user.token,
         body: { name: 'k', unlimited_quota: true },
       })
-      expect((await node.accounts.authenticate(`sk-${key}`, '127.0.0.1')).userId).toBe(user.id)
+      expect((await node.accounts.authenticate(`sk-${key}`, () => '127.0.0.1')).userId).toBe(user.id)
       await manage(root, { id: user.id, action: 'disable' })
-      await expect(node.accounts.authenticate(`sk-${key}`, '127.0.0.1')).rejects.toThrow('disabled')
+      await expect(node.accounts.authenticate(`sk-${key}`, () => '127.0.0.1')).rejects.toThrow('disabled')
     })
 
     test('pages, filters and orders of the list', async () => {

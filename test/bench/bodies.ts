@@ -73,14 +73,10 @@ async function measureKind(rig: Rig, upstream: Program, kind: Kind, sizes: BodyS
       const reference = await rig.startReference(rig.mock.url, upstream.url)
       await measureRound(rig, { ...reference, keys: ['any'] }, kind, sizes, bare).finally(reference.stop)
     }
-    const gateway = await openGateway({
-      folder: rig.folder,
-      engine: 'sqlite',
-      upstreamUrl: rig.mock.url,
-      keysPerUser: KEYS,
-      others: [{ model: MODEL, upstreamUrl: upstream.url }],
-    })
+    const options = { folder: rig.folder, engine: 'sqlite', upstreamUrl: rig.mock.url, keysPerUser: KEYS } as const
+    const gateway = await openGateway(options)
     try {
+      await gateway.admin.channel({ name: 'large bodies', baseUrl: upstream.url, models: [MODEL] })
       await gateway.settled(await measureRound(rig, { ...gateway, pid: gateway.workerPid }, kind, sizes, own))
     } finally {
       await gateway.close()

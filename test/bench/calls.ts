@@ -9,9 +9,13 @@ import type { Work } from './profile.ts'
 import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
+/** Of each worker: fewer would leave it waiting between calls, and each time it wakes costs as much as half a call. */
 const CONNECTIONS = 32
-/** Of a worker, until the engine has compiled what is hot: in the first 20,000 calls that costs more than the calls. */
-const WARM_UP = 30_000
+/**
+ * Calls of a worker until the engine has compiled what is hot: in the first 20,000 that costs more than the calls, and after
+ * 30,000 a call still takes about a tenth more than after 60,000.
+ */
+export const WARM_UP = { short: 30_000, long: 60_000 } as const
 export const NAMES = { sqlite: 'SQLite', cluster: 'MariaDB and Redis' } as const
 const SPREAD_CALL = 'small call'
 const HOT_KEY_CALL = 'small call on one hot key'
@@ -19,12 +23,13 @@ const HOT_KEY_CALL = 'small call on one hot key'
 /** Each gets calls for about the same time: `share` of what Headgate gets. */
 const OTHERS = [
   { name: 'Portkey', start: startPortkey, share: 1 / 20, aim: { kind: 'at most × reference', times: 1 / 20 } },
-  { name: 'nginx', start: startNginxProxy, share: 2 },
+  { name: 'nginx', start: startNginxProxy, share: 3 },
 ] as const
 
 export interface CallSizes {
   readonly rounds: number
   readonly calls: number
+  readonly warmUp: number
 }
 
 /** What is called, and what was measured of it: one value for each round. */
@@ -43,7 +48,7 @@ interface Target {
 
 export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes: CallSizes): Promise<readonly Row[]> {
   const reference = await rig.startReference()
-  const bare = target('bare proxy', reference)
+  const bare = target('bare proxy', reference, 3)
   const others: { readonly name: string; readonly program: Optional; readonly aim?: Row['aim']; target?: Target }[] = []
   const targets = gateways.flatMap((gateway) => [
     ofGateway(SPREAD_CALL, gateway, gateway.keys),
@@ -55,8 +60,11 @@ export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes
       others.push({ ...other, program, ...(!('missing' in program) && { target: target(other.name, program, share) }) })
     }
     const without = [bare, ...others.flatMap((other) => other.target ?? [])]
-    for (const each of without) await call(rig, each, WARM_UP * Math.min(1, each.share))
-    for (const gateway of gateways) await warmUp(rig, gateway)
+    // All at once: nothing is measured yet.
+    await Promise.all([
+      ...without.map((each) => call(rig, each, WARM_UP.short * Math.min(1, each.share))),
+      ...gateways.map((gateway) => warmUp(rig, gateway, sizes.warmUp)),
+    ])
     const all = [...without, ...targets]
     for (let round = 0; round < sizes.rounds; round++)
       for (const each of all) await measured(rig, each, sizes.calls * each.share)
@@ -75,13 +83,13 @@ export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes
 export const callWork = (rig: Rig, calls: number): Work => ({
   unit: 'call',
   units: calls,
-  warmUp: (gateway) => warmUp(rig, gateway),
+  warmUp: (gateway) => warmUp(rig, gateway, WARM_UP.long),
   run: async (gateway) => void (await callGateway(rig, gateway, calls)),
 })
 
-/** Calls it until it is as fast as it gets, if it has not been called enough before. */
-export async function warmUp(rig: Rig, gateway: Gateway): Promise<void> {
-  const calls = WARM_UP * gateway.workers - gateway.served()
+/** Calls it until each worker has served so many calls, those before included. */
+export async function warmUp(rig: Rig, gateway: Gateway, perWorker: number = WARM_UP.short): Promise<void> {
+  const calls = perWorker * gateway.workers - gateway.served()
   if (calls > 0) await callGateway(rig, gateway, calls)
 }
 
@@ -112,9 +120,10 @@ const ofGateway = (label: string, gateway: Gateway, keys: readonly string[]): Ta
 /** Calls it, and waits until all has come to the database. @returns calls per second, without that wait */
 async function call(rig: Rig, { program, keys, gateway }: Target, calls: number): Promise<number> {
   const { url, headers = {} } = program
-  const { seconds } = await rig.load({ kind: 'calls', url, headers, keys, connections: CONNECTIONS, calls })
+  const connections = CONNECTIONS * (gateway?.workers ?? 1)
+  const { perSecond } = await rig.load({ kind: 'calls', url, headers, keys, connections, calls })
   await gateway?.settled(calls)
-  return calls / seconds
+  return perSecond
 }
 
 async function measured(rig: Rig, target: Target, calls: number): Promise<void> {

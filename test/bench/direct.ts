@@ -22,11 +22,11 @@ export async function measureDirect(rig: Rig, { rounds, calls }: DirectSizes): P
     for (let round = 0; round < rounds; round++) {
       const mockStart = await cpuOf(rig.mock.pid)
       const result = await load(rig.mock, calls)
-      direct.rate.push(calls / result.seconds)
+      direct.rate.push(result.perSecond)
       direct.generator.push(result.cpuUs / calls)
       direct.mock.push(((await cpuOf(rig.mock.pid)) - mockStart) / calls)
       const bareStart = await cpuOf(reference.pid)
-      bare.rate.push(calls / (await load(reference, calls)).seconds)
+      bare.rate.push((await load(reference, calls)).perSecond)
       bare.cpu.push(((await cpuOf(reference.pid)) - bareStart) / calls)
     }
   } finally {

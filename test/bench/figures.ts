@@ -1,11 +1,16 @@
 /** What the benchmark measures, in the order of its table: a section for each figure, with its full and its quick sizes. */
 import { measureBodies } from './bodies.ts'
-import { measureCalls } from './calls.ts'
+import { measureCalls, WARM_UP } from './calls.ts'
 import { measureDirect } from './direct.ts'
-import type { Gateway } from './gateway.ts'
+import { measureFlat } from './flat.ts'
+import type { Gateway, Spread } from './gateway.ts'
+import { measureGrowth } from './growth.ts'
+import { measureIdle } from './idle.ts'
 import { measureLatency } from './latency.ts'
 import { measureMemory } from './memory.ts'
 import type { Rig } from './rig.ts'
+import { measureShared } from './shared.ts'
+import { measureStalled } from './stalled.ts'
 import { measureStart } from './start.ts'
 import { measureStreams } from './streams.ts'
 import type { Row } from './table.ts'
@@ -28,47 +33,78 @@ export interface Figure {
 export type Shared = (most?: number) => Promise<readonly Gateway[]>
 
 /** Quick sizes should take at most 15 s. */
-interface Sizes<T> {
+export interface Sizes<T> {
   readonly full: T
   readonly quick: T
+}
+
+/** Of the gateways that figures share. Most of their set-up is hashing passwords, two for each user. */
+export const SPREAD: Sizes<Spread> = {
+  full: { users: 50, keysPerUser: 2, channels: 5 },
+  quick: { users: 20, keysPerUser: 5, channels: 5 },
 }
 
 export const FIGURES: readonly Figure[] = [
   figure(
     'rig',
     'The rig itself',
-    { full: { rounds: 5, calls: 40_000 }, quick: { rounds: 3, calls: 20_000 } },
+    { full: { rounds: 5, calls: 40_000 }, quick: { rounds: 2, calls: 20_000 } },
     measureDirect,
   ),
   onShared(
     'calls',
     'Small calls',
-    { full: { rounds: 5, calls: 20_000 }, quick: { rounds: 3, calls: 8_000 } },
+    {
+      full: { rounds: 5, calls: 20_000, warmUp: WARM_UP.long },
+      quick: { rounds: 2, calls: 8_000, warmUp: WARM_UP.short },
+    },
     async (rig, shared, sizes) => measureCalls(rig, await shared(), sizes),
   ),
   onShared(
     'workers',
     'Small calls on several workers',
-    { full: { rounds: 5, calls: 20_000, workers: [2, 4] }, quick: { rounds: 3, calls: 8_000, workers: [2] } },
+    {
+      full: { rounds: 5, calls: 20_000, warmUp: WARM_UP.long, workers: [2, 4], spread: SPREAD.full },
+      quick: { rounds: 2, calls: 8_000, warmUp: WARM_UP.short, workers: [2], spread: SPREAD.quick },
+    },
     async (rig, shared, sizes) => measureWorkers(rig, await shared(), sizes),
   ),
   onShared(
     'latency',
     'Added latency',
-    { full: { rounds: 5, seconds: 5 }, quick: { rounds: 3, seconds: 1 } },
+    { full: { rounds: 5, seconds: 5 }, quick: { rounds: 2, seconds: 1 } },
     async (rig, shared, sizes) => measureLatency(rig, await shared(), sizes),
   ),
   onShared(
     'streams',
     'Streams',
-    { full: { rounds: 5, streams: 400 }, quick: { rounds: 3, streams: 100 } },
+    { full: { rounds: 5, streams: 400 }, quick: { rounds: 2, streams: 100 } },
     async (rig, shared, sizes) => measureStreams(rig, (await shared(1))[0]!, sizes),
   ),
   figure(
     'memory',
     'Memory of open streams',
-    { full: { rounds: 2, streams: [3_000, 5_000] }, quick: { rounds: 1, streams: [3_000] } },
+    {
+      full: { rounds: 2, streams: [3_000, 5_000], chunks: 20 },
+      quick: { rounds: 1, streams: [3_000], chunks: 8 },
+    },
     measureMemory,
+  ),
+  figure(
+    'shared',
+    'What a node asks of the servers that all share',
+    { full: { rounds: 3, seconds: 20 }, quick: { rounds: 1, seconds: 5 } },
+    measureShared,
+  ),
+  figure('idle', 'Idle node', { full: { rounds: 5, seconds: 10 }, quick: { rounds: 1, seconds: 8 } }, measureIdle),
+  figure(
+    'growth',
+    'Growth',
+    {
+      full: { logs: 10_000_000, rounds: 5, calls: 20_000, warmUp: 30_000, pages: 4, edits: 20, deleted: 100_000 },
+      quick: { logs: 500_000, rounds: 3, calls: 3_000, warmUp: 6_000, pages: 1, edits: 5, deleted: 5_000 },
+    },
+    measureGrowth,
   ),
   figure(
     'bodies',
@@ -78,6 +114,18 @@ export const FIGURES: readonly Figure[] = [
       quick: { rounds: 1, seconds: 3, kinds: ['text'] },
     },
     measureBodies,
+  ),
+  figure(
+    'stalled',
+    'Readers that stall',
+    { full: { rounds: 2, readers: 1_000 }, quick: { rounds: 1, readers: 100 } },
+    measureStalled,
+  ),
+  figure(
+    'flat',
+    'Memory over time',
+    { full: { tokens: 600_000, minutes: 5 }, quick: { tokens: 200_000, minutes: 0 } },
+    measureFlat,
   ),
   figure('start', 'Start', { full: { rounds: 9 }, quick: { rounds: 3 } }, measureStart),
 ]

@@ -6,10 +6,10 @@ import { Database } from 'bun:sqlite'
 import { mkdtemp } from 'node:fs/promises'
 import { join } from 'node:path'
 import mysql from 'mysql2/promise'
-import { createAdminClient } from '../support/admin-client.ts'
+import { type AdminClient, createAdminClient } from '../support/admin-client.ts'
 import { eventually } from '../support/eventually.ts'
 import { createNode } from '../support/node.ts'
-import { mariadb, redis } from '../support/services.ts'
+import { mariadb, redis, type SqlServer } from '../support/services.ts'
 import { MODEL } from './wire.ts'
 
 /** What a node stands on: a file, as it does by default, or what every node of a cluster has. */
@@ -26,6 +26,10 @@ export interface Gateway {
   readonly serverPids: readonly number[]
   /** Limited keys, spread over users. */
   readonly keys: readonly string[]
+  /** From its start until it was ready. */
+  readonly startMs: number
+  /** Its set-up and whatever else an operator does. */
+  readonly admin: AdminClient
   /** Waits until the database has exactly these calls more than before. @throws Error when it has others, or wrong sums */
   settled(calls: number): Promise<void>
   /** How many it has served so far, that were waited for. */
@@ -34,52 +38,47 @@ export interface Gateway {
   close(): Promise<void>
 }
 
-export interface GatewayOptions {
+/** One user, one key and one channel where nothing else is said. */
+export interface GatewayOptions extends Partial<Spread> {
   /** Where its database goes, if that is a file. */
   readonly folder: string
   readonly engine: Engine
   readonly upstreamUrl: string
   /** Several share one port, which needs a cluster; 1 if not given. */
   readonly workers?: number
-  readonly users?: number
-  readonly keysPerUser?: number
-  readonly channels?: number
-  /** Models with an upstream of their own. */
-  readonly others?: readonly { readonly model: string; readonly upstreamUrl: string }[]
+  /** A database that is there and stays, with its keys: nothing is set up. Or another server than the one that is shared. */
+  readonly on?: { readonly server: SqlServer; readonly database?: string; readonly keys?: readonly string[] }
   readonly env?: Readonly<Record<string, string>>
 }
 
 /** Users, keys and channels that small calls are spread over. */
-export const SPREAD = { users: 50, keysPerUser: 2, channels: 5 } as const
+export interface Spread {
+  readonly users: number
+  readonly keysPerUser: number
+  readonly channels: number
+}
 
 /** Quota units; the most that one grant may be. */
 const WALLET = 2_000_000_000
 const SETTLE_MS = 60_000
 
 export async function openGateway(options: GatewayOptions): Promise<Gateway> {
-  const { engine, upstreamUrl, workers = 1, users = 1, keysPerUser = 1, channels = 1, others = [] } = options
+  const { engine, upstreamUrl, workers = 1, users = 1, keysPerUser = 1, channels = 1 } = options
   const folder = await mkdtemp(join(options.folder, 'gateway-'))
-  const database = engine === 'cluster' ? await clusterServers() : fileDatabase(join(folder, 'bench.db'))
+  const database = engine === 'cluster' ? await clusterServers(options.on) : fileDatabase(join(folder, 'bench.db'))
   const node = await createNode({
     env: { WORKERS: String(workers), LOG_LEVEL: 'info', ...database.env, ...options.env },
   })
   try {
+    const startedAtMs = performance.now()
     node.start()
     await node.ready(60_000)
+    const startMs = performance.now() - startedAtMs
     const admin = createAdminClient(() => node.url)
-    await admin.setUp()
-    for (let number = 1; number <= channels; number++)
-      await admin.channel({ name: `upstream ${number}`, baseUrl: upstreamUrl, models: [MODEL] })
-    for (const other of others)
-      await admin.channel({ name: `upstream of ${other.model}`, baseUrl: other.upstreamUrl, models: [other.model] })
-    const keys: string[] = []
-    for (let number = 0; number < users; number++) {
-      const user = await admin.user(WALLET)
-      for (let each = 0; each < keysPerUser; each++) keys.push((await admin.apiKey(user, { quota: WALLET })).key)
-    }
+    const keys = options.on?.keys ?? (await setUp(admin, { upstreamUrl, users, keysPerUser, channels }))
     const [workerPid] = await node.workerPids()
     const books = await database.open()
-    const settled = createSettled(books.number)
+    const settled = await createSettled(books.number)
     let served = 0
     return {
       engine,
@@ -89,6 +88,8 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
       workerPid: workerPid!,
       serverPids: database.pids,
       keys,
+      startMs,
+      admin,
       async settled(calls) {
         await settled(calls)
         served += calls
@@ -105,6 +106,25 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
     await node.remove()
     throw error
   }
+}
+
+/** @returns the keys */
+async function setUp(
+  admin: AdminClient,
+  made: Required<Pick<GatewayOptions, 'upstreamUrl' | 'users' | 'keysPerUser' | 'channels'>>,
+): Promise<readonly string[]> {
+  await admin.setUp()
+  for (let number = 1; number <= made.channels; number++)
+    await admin.channel({ name: `upstream ${number}`, baseUrl: made.upstreamUrl, models: [MODEL] })
+  // Side by side, because most of it is hashing passwords.
+  const keys = await Promise.all(
+    Array.from({ length: made.users }, async () => {
+      const user = await admin.user(WALLET)
+      const make = async () => (await admin.apiKey(user, { quota: WALLET })).key
+      return Promise.all(Array.from({ length: made.keysPerUser }, make))
+    }),
+  )
+  return keys.flat()
 }
 
 interface BenchDatabase {
@@ -131,11 +151,11 @@ function fileDatabase(path: string): BenchDatabase {
   }
 }
 
-async function clusterServers(): Promise<BenchDatabase> {
-  const server = await mariadb()
+async function clusterServers(on: GatewayOptions['on']): Promise<BenchDatabase> {
+  const server = on?.server ?? (await mariadb())
   const shared = await redis()
-  const name = `bench_${crypto.randomUUID().replaceAll('-', '')}`
-  await server.execute(`create database ${name}`)
+  const name = on?.database ?? `bench_${crypto.randomUUID().replaceAll('-', '')}`
+  if (on?.database === undefined) await server.execute(`create database ${name}`)
   return {
     env: {
       SQL_DSN: server.dsn(name),
@@ -157,28 +177,29 @@ async function clusterServers(): Promise<BenchDatabase> {
         close: () => connection.end(),
       }
     },
-    remove: () => server.execute(`drop database ${name}`),
+    remove: async () => void (on?.database === undefined && (await server.execute(`drop database ${name}`))),
   }
 }
 
 /** Nothing is won by leaving something out: each call is counted, has its row, and was paid. */
-function createSettled(number: (query: string) => Promise<number>): (calls: number) => Promise<void> {
-  const before = { requests: 0, quota: 0, logId: 0 }
+async function createSettled(number: (query: string) => Promise<number>): Promise<(calls: number) => Promise<void>> {
+  const requestsNow = () => number('select coalesce(sum(request_count), 0) from users')
+  const quotaNow = () => number('select sum(used_quota) from users')
+  const lastLogId = () => number('select coalesce(max(id), 0) from logs')
+  const before = { requests: await requestsNow(), quota: await quotaNow(), logId: await lastLogId() }
   return async (calls) => {
     const requests = before.requests + calls
     const rowsAfter = `from logs where type = 2 and id > ${before.logId}`
     await eventually(
       'every call has come to the database',
-      async () =>
-        (await number('select coalesce(sum(request_count), 0) from users')) >= requests &&
-        (await number(`select count(*) ${rowsAfter}`)) >= calls,
+      async () => (await requestsNow()) >= requests && (await number(`select count(*) ${rowsAfter}`)) >= calls,
       { withinMs: SETTLE_MS, everyMs: 50 },
     )
     const rows = await number(`select count(*) ${rowsAfter}`)
-    const quota = await number('select sum(used_quota) from users')
+    const quota = await quotaNow()
     const logged = await number(`select coalesce(sum(quota), 0) ${rowsAfter}`)
     if (rows !== calls || quota - before.quota !== logged || logged === 0)
       throw new Error(`${calls} calls left ${rows} rows; ${quota - before.quota} units were charged, ${logged} logged`)
-    Object.assign(before, { requests, quota, logId: await number('select max(id) from logs') })
+    Object.assign(before, { requests, quota, logId: await lastLogId() })
   }
 }

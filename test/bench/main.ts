@@ -6,8 +6,8 @@ import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { stopServices } from '../support/services.ts'
 import { callWork } from './calls.ts'
-import { FIGURES, type Figure } from './figures.ts'
-import { type Engine, type Gateway, openGateway, SPREAD } from './gateway.ts'
+import { FIGURES, type Figure, SPREAD } from './figures.ts'
+import { type Engine, type Gateway, openGateway } from './gateway.ts'
 import { printProfile, takeProfile } from './profile.ts'
 import { describeSetting, formatReport, writeReport } from './report.ts'
 import { openRig, type Rig } from './rig.ts'
@@ -52,10 +52,11 @@ async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly S
   const sections: Section[] = []
   const gateways: Gateway[] = []
   const shared = async (most = engines.length): Promise<readonly Gateway[]> => {
-    for (const engine of engines.slice(gateways.length, most)) {
-      say(`setting up on ${engine}`)
-      gateways.push(await openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }))
-    }
+    const missing = engines.slice(gateways.length, most)
+    if (missing.length > 0) say(`setting up on ${missing.join(' and ')}`)
+    const open = (engine: Engine) =>
+      openGateway({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD[mode] })
+    gateways.push(...(await Promise.all(missing.map(open))))
     return gateways.slice(0, most)
   }
   const closeShared = async (): Promise<void> => {
@@ -64,20 +65,27 @@ async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly S
   try {
     for (const figure of figures) {
       const startedAtMs = performance.now()
-      if (!figure.isOnShared) await closeShared()
-      const result = await figure.measure(rig, mode, shared).then(
+      const run = async () => {
+        if (!figure.isOnShared) await closeShared()
+        return figure.measure(rig, mode, shared)
+      }
+      const result = await run().then(
         (rows) => ({ rows }),
-        (error: unknown) => ({
-          rows: [],
-          failure: error instanceof Error ? (error.stack ?? error.message) : `${error}`,
-        }),
+        (error: unknown) => {
+          say(Bun.inspect(error))
+          return { rows: [], failure: error instanceof Error ? error.message : String(error) }
+        },
       )
       const seconds = (performance.now() - startedAtMs) / 1000
       sections.push({ title: figure.title, seconds, ...result })
       say(`${figure.name}: ${seconds.toFixed(0)} s`)
     }
   } finally {
-    await closeShared()
+    // What was measured is shown all the same.
+    await closeShared().catch((error: unknown) => {
+      say(Bun.inspect(error))
+      process.exitCode = 1
+    })
   }
   return sections
 }
@@ -90,7 +98,7 @@ async function profile(rig: Rig): Promise<void> {
   for (const work of works) {
     say(`profile of a ${work.unit}`)
     const engine = engines[0]!
-    printProfile(await takeProfile({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD }, work))
+    printProfile(await takeProfile({ folder: rig.folder, engine, upstreamUrl: rig.mock.url, ...SPREAD[mode] }, work))
   }
 }
 
@@ -105,7 +113,6 @@ try {
     const time = setting.startedAt.slice(0, 19).replaceAll(':', '')
     const folder = flags.output ?? join(import.meta.dir, '..', '..', '.cache', 'bench', time)
     say((await writeReport(folder, setting, sections)).join(', '))
-    // A wrong answer or sum is the one thing that fails; what is slow does not.
     if (sections.some(({ failure }) => failure)) process.exitCode = 1
   }
 } finally {

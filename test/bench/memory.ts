@@ -1,27 +1,26 @@
-/** Memory: of an idle node, and with thousands of slow streams open on one worker, compared to the byte with what was sent. */
+/** Memory with thousands of slow streams open on one worker, compared to the byte with what was sent. */
 import { openGateway } from './gateway.ts'
-import { cpuOf, residentOf } from './processes.ts'
+import { residentOf } from './processes.ts'
 import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
-/** Chunk by chunk once a second; long enough that all are open together on a busy machine. */
-const SLOW = { chunks: 20, paceMs: 1_000 } as const
+const PACE_MS = 1_000
 const AIMS_MB = new Map([
   [3_000, 250],
   [5_000, 400],
 ])
 const KEYS = 20
-const IDLE_MS = 5_000
+const SETTLE_MS = 2_500
 const SAMPLE_MS = 250
 
 export interface MemorySizes {
   readonly rounds: number
   readonly streams: readonly number[]
+  /** Of each stream, one a second: enough that all are open together also on a busy machine. */
+  readonly chunks: number
 }
 
 export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<readonly Row[]> {
-  const idle = { supervisor: [] as number[], worker: [] as number[], both: [] as number[], cpu: [] as number[] }
-  const idleBare: number[] = []
   const crowds = sizes.streams.map((count) => ({
     count,
     bare: [] as number[],
@@ -31,7 +30,8 @@ export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<reado
   }))
   /** @returns the most that was resident while `count` streams were open, in MB, and how they went */
   const crowd = async (url: string, keys: readonly string[], pid: number, count: number) => {
-    const job = { kind: 'streams', url, keys, dialect: 'chat', streams: count, open: count, ...SLOW } as const
+    const shape = { streams: count, open: count, chunks: sizes.chunks, paceMs: PACE_MS }
+    const job = { kind: 'streams', url, keys, dialect: 'chat', ...shape } as const
     let most = 0
     let isOver = false
     const sampling = (async () => {
@@ -50,8 +50,7 @@ export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<reado
   for (let round = 0; round < sizes.rounds; round++) {
     for (const { count, bare, worker, lost, open } of crowds) {
       await withReference(rig, async ({ url, pid }) => {
-        await Bun.sleep(IDLE_MS / 2)
-        idleBare.push(await residentOf(pid))
+        await Bun.sleep(SETTLE_MS)
         bare.push((await crowd(url, ['any'], pid, count)).most)
       })
       const gateway = await openGateway({
@@ -61,14 +60,8 @@ export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<reado
         keysPerUser: KEYS,
       })
       try {
-        const { url, keys, supervisorPid, workerPid } = gateway
-        const start = await cpuOf(supervisorPid)
-        await Bun.sleep(IDLE_MS)
-        idle.cpu.push(((await cpuOf(supervisorPid)) - start) / IDLE_MS)
-        const [supervisorMb, workerMb] = [await residentOf(supervisorPid), await residentOf(workerPid)]
-        idle.supervisor.push(supervisorMb)
-        idle.worker.push(workerMb)
-        idle.both.push(supervisorMb + workerMb)
+        const { url, keys, workerPid } = gateway
+        await Bun.sleep(SETTLE_MS)
         const { most, result } = await crowd(url, keys, workerPid, count)
         worker.push(most)
         lost.push(result.lostEvents + (count - result.good))
@@ -81,10 +74,6 @@ export async function measureMemory(rig: Rig, sizes: MemorySizes): Promise<reado
     }
   }
   return [
-    { figure: 'idle: supervisor and one worker', unit: 'MB', values: idle.both, aim: { kind: 'at most', value: 120 } },
-    { figure: 'idle: worker, after set-up', unit: 'MB', values: idle.worker, reference: idleBare },
-    { figure: 'idle: supervisor', unit: 'MB', values: idle.supervisor },
-    { figure: 'idle: node, per second', unit: 'ms CPU', values: idle.cpu },
     ...crowds.flatMap(({ count, bare, worker, lost, open }): Row[] => [
       {
         figure: `${count} slow streams: worker`,

@@ -49,23 +49,26 @@ export async function startPortkey({ folder, mock }: Rig): Promise<Optional> {
   const output = join(folder, 'portkey')
   const script = join(home, 'node_modules', PORTKEY.package, 'build', 'start-server.js')
   const child = spawnTied(['env', 'NODE_ENV=production', node, script, `--port=${port}`, '--headless'], output)
-  await eventually(
-    'Portkey listens',
-    async () => {
-      const socket = await Bun.connect({ hostname: '127.0.0.1', port, socket: { data: () => {} } })
-      socket.end()
-      return true
-    },
-    { withinMs: 30_000, everyMs: 50 },
-  )
+  const stop = async (): Promise<void> => {
+    child.kill('SIGKILL')
+    await child.exited
+  }
+  const connect = async (): Promise<true> => {
+    const socket = await Bun.connect({ hostname: '127.0.0.1', port, socket: { data: () => {} } })
+    socket.end()
+    return true
+  }
+  try {
+    await eventually('Portkey listens', connect, { withinMs: 30_000, everyMs: 50 })
+  } catch (error) {
+    await stop()
+    return { missing: `${PORTKEY.package} ${PORTKEY.version} does not start: ${error}` }
+  }
   return {
     url: `http://127.0.0.1:${port}`,
     pid: child.pid,
     headers: { 'x-portkey-provider': 'openai', 'x-portkey-custom-host': `${mock.url}/v1` },
-    async stop() {
-      child.kill('SIGKILL')
-      await child.exited
-    },
+    stop,
   }
 }
 

@@ -53,3 +53,25 @@ async function memoryOf(pid: number, name: string): Promise<number> {
   const text = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '')
   return (Number(new RegExp(`^${name}:\\s+(\\d+) kB`, 'm').exec(text)?.[1] ?? 0) * 1024) / 1e6
 }
+
+/**
+ * The same of several processes together: what they map of one file counts once, as much of it as the one that has the
+ * most, since processes of one program share its pages. What only one of the others has is missed, about 1 % of the sum.
+ * @source https://man7.org/linux/man-pages/man5/proc_pid_smaps.5.html
+ */
+export async function residentTogether(pids: readonly number[]): Promise<number> {
+  const most = new Map<string, number>()
+  let ownKb = 0
+  for (const text of await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/smaps`, 'utf8').catch(() => '')))) {
+    for (const mapping of text.split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)) {
+      const [, offset, inode] = /^\S+ \S+ (\S+) \S+ (\d+)/.exec(mapping) ?? []
+      const numberOf = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, 'm').exec(mapping)?.[1] ?? 0)
+      const anonymousKb = numberOf('Anonymous')
+      ownKb += anonymousKb
+      const key = `${inode} ${offset}`
+      most.set(key, Math.max(most.get(key) ?? 0, numberOf('Rss') - anonymousKb))
+    }
+  }
+  const sharedKb = [...most.values()].reduce((sum, kb) => sum + kb, 0)
+  return ((ownKb + sharedKb) * 1024) / 1e6
+}

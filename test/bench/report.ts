@@ -21,12 +21,16 @@ export interface Setting {
   readonly machine: { readonly linux: string; readonly cpus: number; readonly cpu: string; readonly loadBefore: number }
 }
 
-const LEVELS = [
+const NOTES = [
   'Level L2: key check, routing, hold, settle, durable journal, flush to the database, log line per call.',
   'On MariaDB and Redis: as a node of a cluster, with upstream keys encrypted. SQLite: as a node alone, without either.',
   'Unless a row names another, the reference is a bare Bun proxy in the same round: for calls one that parses request and answer, for streams one that reads chunk by chunk.',
   'One value per round; × is the median of the rounds; CPU is user and system time of all processes; MB are 10⁶ bytes resident.',
 ]
+
+/** Measured: see the warm-up of small calls. */
+const QUICK =
+  'Quick: fewer rounds, users and streams, and a shorter warm-up: Headgate takes about a tenth more CPU per call than when it has run for a while.'
 
 export function describeSetting(mode: Setting['mode'], engines: readonly Engine[]): Setting {
   const isCluster = engines.includes('cluster')
@@ -61,7 +65,8 @@ export function formatReport(setting: Setting, sections: readonly Section[]): st
   return [
     `Headgate ${headgate} (${isCompiled ? 'compiled binary' : 'from source'}, commit ${commit}), ${others.join(', ')}`,
     `Linux ${machine.linux}, ${machine.cpus} × ${machine.cpu}, load ${machine.loadBefore.toFixed(1)} before; ${startedAt}, ${mode} run`,
-    ...LEVELS,
+    ...NOTES,
+    ...(mode === 'quick' ? [QUICK] : []),
     '',
     formatSections(sections),
   ].join('\n')
@@ -77,7 +82,7 @@ export async function writeReport(
   const files = { markdown: join(folder, 'bench.md'), json: join(folder, 'bench.json') }
   const judged = sections.map((section) => ({
     ...section,
-    rows: section.rows.map((row) => ({ ...row, ...judge(row) })),
+    rows: section.rows.map((row) => ({ ...row, verdict: judge(row) })),
   }))
   await writeFile(files.markdown, `# Benchmark\n\n${formatReport(setting, sections)}\n`)
   await writeFile(files.json, `${JSON.stringify({ ...setting, sections: judged }, null, 2)}\n`)

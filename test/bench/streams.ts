@@ -31,8 +31,12 @@ export async function measureStreams(rig: Rig, gateway: Gateway, sizes: StreamSi
     await gateway.settled(count)
   }
   try {
-    await streams(reference.url, ['any'], 'chat', WARM_UP)
-    for (const dialect of ['chat', 'claude'] as const) await through(dialect, WARM_UP)
+    // All at once: nothing is measured yet.
+    await Promise.all([
+      streams(reference.url, ['any'], 'chat', WARM_UP),
+      ...(['chat', 'claude'] as const).map((dialect) => streams(gateway.url, gateway.keys, dialect, WARM_UP)),
+    ])
+    await gateway.settled(2 * WARM_UP)
     for (let round = 0; round < sizes.rounds; round++) {
       values.bare.push(await measured(reference.pid, () => streams(reference.url, ['any'], 'chat', sizes.streams)))
       for (const dialect of ['chat', 'claude'] as const)

@@ -15,6 +15,8 @@ export interface Row {
   readonly aim?: Aim
   /** Why there are no values, or none of the reference, on this machine. */
   readonly missing?: string
+  /** Why the values say little in this run: they are shown, and nothing is said of the aim. */
+  readonly doubt?: string
 }
 
 /** The rows of one figure of the benchmark. */
@@ -41,11 +43,18 @@ export interface Verdict {
   readonly isMet: boolean | undefined
 }
 
-export function judge({ values, reference, aim }: Row): Verdict {
+export function judge({ values, reference, aim, doubt }: Row): Verdict {
   const own = summarize(values)
-  const times = (reference ?? []).map((base, round) => values[round]! / base).filter(Number.isFinite)
+  // A difference of two times may be nothing or less; no multiple of that says anything.
+  const isComparable = own !== undefined && reference?.every((base) => base > 0) === true
+  const times = isComparable ? reference.map((base, round) => values[round]! / base) : []
   const timesReference = summarize(times)?.median
-  return { own, reference: summarize(reference ?? []), timesReference, isMet: aim && isMet(aim, own, timesReference) }
+  return {
+    own,
+    reference: summarize(reference ?? []),
+    timesReference,
+    isMet: aim && !doubt ? isMet(aim, own, timesReference) : undefined,
+  }
 }
 
 function isMet(aim: Aim, own: Summary | undefined, times: number | undefined): boolean | undefined {
@@ -71,11 +80,14 @@ export function formatSections(sections: readonly Section[]): string {
   const rule = HEAD.map((_, at) => (at < LEFT_COLUMNS ? ':--' : '--:'))
   return sections
     .map(({ title, failure }, at) => {
-      const notes = [...new Set(sections[at]!.rows.flatMap(({ missing }) => missing ?? []))]
+      const notes = sections[at]!.rows.flatMap(({ missing, doubt }) => [
+        ...(missing ? [`Not available: ${missing}.`] : []),
+        ...(doubt ? [`In doubt: ${doubt}.`] : []),
+      ])
       return [
         `## ${title}\n`,
         ...(failure ? [`It failed: ${failure}`] : [HEAD, rule, ...tables[at]!].map(line)),
-        ...notes.map((note) => `\nNot available: ${note}.`),
+        ...[...new Set(notes)].map((note) => `\n${note}`),
       ].join('\n')
     })
     .join('\n\n')

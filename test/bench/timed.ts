@@ -28,7 +28,8 @@ export interface Timed {
   readonly openAtOnce: number
 }
 
-const CONNECTIONS = 256
+/** Opened before; more are when they are needed. */
+const CONNECTIONS = 128
 /**
  * A timer of the event loop is exact to a millisecond, which would send calls in bunches and cost more than what is
  * measured; short waits between two looks at the sockets are exact to about 0.1 ms.

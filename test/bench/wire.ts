@@ -54,12 +54,14 @@ export interface StreamOrder {
   readonly id: number
   readonly chunks: number
   readonly paceMs: number
+  /** Makes each chunk longer by so much; absent: by nothing. */
+  readonly padChars?: number
 }
 
-export function streamBody(dialect: Dialect, { id, chunks, paceMs }: StreamOrder): string {
+export function streamBody(dialect: Dialect, { id, chunks, paceMs, padChars = 0 }: StreamOrder): string {
   const common = {
     model: MODEL,
-    messages: [{ role: 'user', content: `#${id} ${chunks} ${paceMs}#` }],
+    messages: [{ role: 'user', content: `#${id} ${chunks} ${paceMs} ${padChars}#` }],
     max_tokens: 2 * chunks,
     stream: true,
   }
@@ -68,18 +70,19 @@ export function streamBody(dialect: Dialect, { id, chunks, paceMs }: StreamOrder
 
 /** @returns undefined for a request that asks for no stream */
 export function readOrder(body: string): StreamOrder | undefined {
-  const found = /#(\d+) (\d+) (\d+)#/.exec(body)
-  return found ? { id: Number(found[1]), chunks: Number(found[2]), paceMs: Number(found[3]) } : undefined
+  const found = /#(\d+) (\d+) (\d+) (\d+)#/.exec(body)?.slice(1).map(Number)
+  return found && { id: found[0]!, chunks: found[1]!, paceMs: found[2]!, padChars: found[3]! }
 }
 
 export const pieceOf = (id: number, chunk: number): string => `${chunk === 0 ? '' : ' '}word-${id}-${chunk}`
 
 /** One text per write of the mock: a frame per chunk, and one last write with finish, usage and end. */
-export function* streamWrites({ id, chunks }: StreamOrder): Generator<string> {
+export function* streamWrites({ id, chunks, padChars = 0 }: StreamOrder): Generator<string> {
   const frame = (choices: readonly unknown[], usage: unknown = null): string =>
     `data: ${JSON.stringify({ id: `chatcmpl-${id}`, object: 'chat.completion.chunk', created: 1_760_000_000, model: MODEL, choices, usage })}\n\n`
+  const pad = 'x'.repeat(padChars)
   for (let chunk = 0; chunk < chunks; chunk++) {
-    const delta = { ...(chunk === 0 && { role: 'assistant' }), content: pieceOf(id, chunk) }
+    const delta = { ...(chunk === 0 && { role: 'assistant' }), content: pieceOf(id, chunk) + pad }
     yield frame([{ index: 0, delta, finish_reason: null }])
   }
   const usage = { prompt_tokens: 12, completion_tokens: chunks, total_tokens: 12 + chunks }

@@ -1,6 +1,6 @@
-/** Several workers on the same machine: a call must cost no more CPU than on one, however the calls fall. */
+/** Several workers on the same machine, each as busy as the one: a call must cost no more CPU than there. */
 import { callGateway, serversCpu, warmUp } from './calls.ts'
-import { type Gateway, openGateway, SPREAD } from './gateway.ts'
+import { type Gateway, openGateway, type Spread } from './gateway.ts'
 import { cpuOf } from './processes.ts'
 import type { Rig } from './rig.ts'
 import type { Row } from './table.ts'
@@ -8,28 +8,31 @@ import type { Row } from './table.ts'
 export interface WorkersSizes {
   readonly rounds: number
   readonly calls: number
+  /** Calls of each worker before. */
+  readonly warmUp: number
   /** Nodes with so many workers each, beside the one with one. */
   readonly workers: readonly number[]
+  readonly spread: Spread
 }
 
 /** @param gateways the one in a cluster has one worker; without it there is nothing to compare */
 export async function measureWorkers(
   rig: Rig,
   gateways: readonly Gateway[],
-  { rounds, calls, workers }: WorkersSizes,
+  sizes: WorkersSizes,
 ): Promise<readonly Row[]> {
   const single = gateways.find(({ engine }) => engine === 'cluster')
   if (!single) return []
   const opened: Gateway[] = []
   try {
-    for (const count of workers)
+    for (const count of sizes.workers)
       opened.push(
         await openGateway({
           folder: rig.folder,
           engine: 'cluster',
           upstreamUrl: rig.mock.url,
           workers: count,
-          ...SPREAD,
+          ...sizes.spread,
         }),
       )
     const nodes = [single, ...opened].map((gateway) => ({
@@ -38,13 +41,13 @@ export async function measureWorkers(
       servers: [] as number[],
       rate: [] as number[],
     }))
-    for (const { gateway } of nodes) await warmUp(rig, gateway)
-    for (let round = 0; round < rounds; round++)
+    await Promise.all(nodes.map(({ gateway }) => warmUp(rig, gateway, sizes.warmUp)))
+    for (let round = 0; round < sizes.rounds; round++)
       for (const { gateway, own, servers, rate } of nodes) {
         const [ownStart, serversStart] = [await cpuOf(gateway.supervisorPid), await serversCpu(gateway)]
-        rate.push(await callGateway(rig, gateway, calls))
-        own.push(((await cpuOf(gateway.supervisorPid)) - ownStart) / calls)
-        servers.push(((await serversCpu(gateway)) - serversStart) / calls)
+        rate.push(await callGateway(rig, gateway, sizes.calls))
+        own.push(((await cpuOf(gateway.supervisorPid)) - ownStart) / sizes.calls)
+        servers.push(((await serversCpu(gateway)) - serversStart) / sizes.calls)
       }
     const [one, ...several] = nodes
     return several.flatMap(({ gateway, own, servers, rate }): Row[] => {

@@ -1,7 +1,16 @@
 /** What every engine promises to those who use `Db`. */
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
 import { and, eq, gte, inArray, sql, sum } from 'drizzle-orm'
-import { bumpTopic, createLeaseRow, type Db, DbError, readTopicVersions, together } from '../../src/db/index.ts'
+import {
+  bumpTopic,
+  createLeaseRow,
+  type Db,
+  DbError,
+  readTopicChanges,
+  readTopicVersion,
+  readTopicVersions,
+  together,
+} from '../../src/db/index.ts'
 import { ENGINES, type TestDb } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 
@@ -220,7 +229,7 @@ for (const engine of ENGINES) {
     })
 
     describe('inserts', () => {
-      test('take 1,000 whole log rows in one statement', async () => {
+      test('take 1,000 whole log rows at once', async () => {
         const { logs } = db.tables
         const rows = Array.from({ length: 1_000 }, (_, n) => ({
           userId: 77,
@@ -290,6 +299,9 @@ for (const engine of ENGINES) {
         expect(error.kind).toBe('duplicate')
         expect(Bun.inspect(error)).not.toContain('hiddenkey')
         expect(await db.$count(tokens)).toBe(before)
+        // Also where the work of a transaction makes nothing of it.
+        await db.transaction(async (tx) => void (await failure(tx.insert(tokens).values(rows)))).catch(() => {})
+        expect(await db.$count(tokens)).toBe(before)
         expect(await db.insertIgnore(tokens, rows)).toBe(150)
       })
 
@@ -327,6 +339,20 @@ for (const engine of ENGINES) {
         expect(found.map(({ value }) => value)).toEqual(['old', 'old', 'new'])
       })
 
+      test('addUp adds to the rows that are there, and inserts the others under their id', async () => {
+        const { quotaData } = db.tables
+        const { count, quota } = quotaData
+        const ids = Array.from({ length: 20 }, (_, n) => 7_000 + n)
+        await db.insert(quotaData).values([{ id: 7_003, userId: 3, count: 5, quota: null, tokenUsed: 9 }])
+        const more = ids.map((id) => ({ id, userId: 4, count: 2, quota: 10, tokenUsed: 1 }))
+        await db.transaction((tx) => tx.addUp(quotaData, more, [count, quota]))
+        await db.addUp(quotaData, more, [count, quota])
+        const rows = await db.select().from(quotaData).where(inArray(quotaData.id, ids)).orderBy(quotaData.id)
+        expect(rows.map((row) => [row.userId, row.count, row.quota, row.tokenUsed])).toEqual(
+          ids.map((id) => (id === 7_003 ? [3, 9, 20, 9] : [4, 4, 20, 1])),
+        )
+      })
+
       test('upsert inserts once and then changes, from the old values', async () => {
         const { topicVersions } = db.tables
         const raise = (): Promise<void> =>
@@ -337,6 +363,33 @@ for (const engine of ENGINES) {
           )
         await Promise.all([raise(), raise(), raise()])
         expect((await readTopicVersions(db)).get('upsert')).toBe(21)
+      })
+
+      test('a topic tells which items changed since a version, or that it may be anything', async () => {
+        const bump = (items?: readonly number[]): Promise<void> => db.transaction((tx) => bumpTopic(tx, 'items', items))
+        const changes = (after: number, upTo: number) => readTopicChanges(db, 'items', { after, upTo })
+        await bump([7, 8])
+        await bump([8, 9, 9])
+        expect(await readTopicVersion(db, 'items')).toBe(2)
+        expect((await changes(0, 2))?.toSorted()).toEqual([7, 8, 9])
+        expect((await changes(1, 2))?.toSorted()).toEqual([8, 9])
+        expect(await changes(2, 2)).toEqual([])
+        await bump()
+        await bump([1])
+        expect(await changes(1, 4)).toBeUndefined()
+        expect(await changes(3, 4)).toEqual([1])
+        // A database that has gone back, and more items than it pays to name.
+        expect(await changes(4, 3)).toBeUndefined()
+        await bump(Array.from({ length: 1_000 }, (_, n) => n))
+        expect(await changes(4, 5)).toBeUndefined()
+        // What all have seen long since is not kept.
+        await db
+          .update(db.tables.topicVersions)
+          .set({ version: 2_000 })
+          .where(eq(db.tables.topicVersions.topic, 'items'))
+        await bump([2])
+        const { topicChanges } = db.tables
+        expect(await db.$count(topicChanges, eq(topicChanges.topic, 'items'))).toBe(1)
       })
     })
 

@@ -239,9 +239,11 @@ describe('what the client hears', () => {
       expect(JSON.stringify(frames)).not.toContain('[DONE]')
       const row = await world.row(reply)
       expect(row).toMatchObject({ type: 2, other: { stream_status: { status: 'error' } } })
-      // Twenty words of `word<n> `, by the weighted classes.
-      expect(row.completion_tokens).toBeGreaterThan(30)
-      expect(row.completion_tokens).toBeLessThan(100)
+      // A break may take with it what has arrived and was not read yet. A `word<n> ` counts between one and five.
+      const delivered = JSON.stringify(frames).match(/word\d+ /g)?.length ?? 0
+      expect(delivered).toBeGreaterThan(0)
+      expect(row.completion_tokens).toBeGreaterThanOrEqual(delivered)
+      expect(row.completion_tokens).toBeLessThan(5 * delivered)
       expect(row.quota).toBe(costOf(row.prompt_tokens, row.completion_tokens))
     })
 

@@ -57,6 +57,7 @@ function scripted(options: Partial<PumpOptions> = {}) {
     drains: false,
     hangUp: () => {},
     log: silentLog,
+    requestId: 'id',
     encodeError: (error) => codecs['openai-chat'].encodeStreamError(error, 'id'),
     onFirstByte: () => {},
     settle: async (ending, error) => void ends.push({ ending, error }),

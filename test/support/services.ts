@@ -41,7 +41,7 @@ const once = <T>(name: string, start: () => Promise<T>): Promise<T> => {
   return fresh
 }
 
-export const mariadb = (): Promise<SqlServer> => once('mariadb', startMariadb)
+export const mariadb = (): Promise<SqlServer> => once('mariadb', () => startMariadb())
 export const mysqlServer = (): Promise<SqlServer> => once('mysql', startMysql)
 export const redis = (): Promise<RedisServer> => once('redis', () => startRedis())
 
@@ -88,10 +88,11 @@ async function end(child: Bun.Subprocess, graceMs: number): Promise<void> {
   clearTimeout(timer)
 }
 
-const cacheFolder = (): string => join(import.meta.dir, '..', '..', '.cache')
+/** Where things are kept between runs. */
+export const cacheFolder = (): string => join(import.meta.dir, '..', '..', '.cache')
 
 /** Makes a thing that is kept between runs, once, though several test processes may want it. */
-async function cached(path: string, make: (unfinished: string) => Promise<void>): Promise<void> {
+export async function cached(path: string, make: (unfinished: string) => Promise<void>): Promise<void> {
   if (existsSync(path)) return
   await mkdir(dirname(path), { recursive: true })
   const lock = `${path}.lock`
@@ -152,11 +153,15 @@ export async function mariadbTemplate(): Promise<{ readonly program: string; rea
   return { program, data }
 }
 
-async function startMariadb(): Promise<SqlServer> {
+/**
+ * @param keptData a data folder that stays, made from the template if it is not there yet; a temporary one if not given
+ * @param options further arguments of the server
+ */
+export async function startMariadb(keptData?: string, options: readonly string[] = []): Promise<SqlServer> {
   const { program, data: template } = await mariadbTemplate()
   const folder = await mkdtemp(join(tmpdir(), 'headgate-mariadb-'))
-  const data = join(folder, 'data')
-  await cp(template, data, { recursive: true })
+  const data = keptData ?? join(folder, 'data')
+  if (!existsSync(data)) await cp(template, data, { recursive: true })
   const port = await freePort()
   const socketPath = join(folder, 's')
   const child = spawnTied(
@@ -175,6 +180,7 @@ async function startMariadb(): Promise<SqlServer> {
       '--innodb-log-file-size=16M',
       '--max-connections=500',
       '--skip-name-resolve',
+      ...options,
     ],
     join(folder, 'out'),
   )

@@ -30,6 +30,7 @@ export const OWN_TABLES: ReadonlySet<TableName> = new Set<TableName>([
   'ledgerLogQueue',
   'clusterInstances',
   'topicVersions',
+  'topicChanges',
   'leases',
   'channelBreakers',
   'schemaSteps',

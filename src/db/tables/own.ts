@@ -104,6 +104,17 @@ export const defineOwnTables = (k: Kit) => ({
     version: k.bigint('version').notNull().default(0),
   }),
 
+  /** What the last changes of a topic were about: ids of rows. Of a version that has none here, it may be anything. */
+  topicChanges: k.table(
+    'topic_changes',
+    {
+      topic: k.varchar('topic', 64).notNull(),
+      version: k.bigint('version').notNull(),
+      item: k.bigint('item').notNull(),
+    },
+    (t) => [k.primaryKey({ columns: [t.topic, t.version, t.item] })],
+  ),
+
   /** Who may do what only one may do at a time; judged by the database's time. */
   leases: k.table('leases', {
     name: k.varchar('name', 64).primaryKey(),

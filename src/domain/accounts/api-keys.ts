@@ -244,7 +244,7 @@ export function createApiKeys(deps: ApiKeysDeps) {
           })
           .where(eq(tokens.id, id))
         const moved = await moveMoney(tx, before, input)
-        await bumpTopic(tx, 'api-keys')
+        await bumpTopic(tx, 'api-keys', [id])
         return moved
       })
       await topics.changed('api-keys')
@@ -266,7 +266,7 @@ export function createApiKeys(deps: ApiKeysDeps) {
           if (!before.unlimitedQuota && (money?.remain ?? 0) <= 0) throw new GatewayError('api_key_exhausted')
         }
         await tx.update(tokens).set({ status }).where(eq(tokens.id, id))
-        await bumpTopic(tx, 'api-keys')
+        await bumpTopic(tx, 'api-keys', [id])
       })
       await topics.changed('api-keys')
       return get(userId, id)
@@ -290,8 +290,9 @@ export function createApiKeys(deps: ApiKeysDeps) {
             .where(eq(tokens.id, id))
           await dropAllotments(tx, { kind: 'api-key', id })
         }
-        if (rows.length > 0) await bumpTopic(tx, 'api-keys')
-        return rows.map((row) => row.id)
+        const gone = rows.map((row) => row.id)
+        if (gone.length > 0) await bumpTopic(tx, 'api-keys', gone)
+        return gone
       })
       if (removed.length > 0) await topics.changed('api-keys')
       for (const id of removed) await quotaChanged(bus, { kind: 'api-key', id })

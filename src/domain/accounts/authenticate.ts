@@ -5,7 +5,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { eq, inArray } from 'drizzle-orm'
-import { type Db, DbError } from '../../db/index.ts'
+import { type Db, DbError, readTopicChanges, readTopicVersion } from '../../db/index.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
@@ -38,7 +38,7 @@ export interface Caller {
   readonly forcedChannelId: number | undefined
   /** What bounds its calls; undefined: nothing. */
   readonly limits: Limits | undefined
-  /** Normalised. */
+  /** Normalised; '' unless `recordsIp`. */
   readonly ip: string
 }
 
@@ -65,11 +65,14 @@ interface Rights {
 
 interface Entry {
   readonly owner: KeyOwner
-  /** The generation it was read in; a change of a topic begins a new one. */
-  readonly generation: number
+  /** The generation it holds in; a change of a topic begins a new one, which those that are not concerned enter as they are. */
+  generation: number
   readonly loadedAtMs: number
   usedAtMs: number
 }
+
+/** What a key may be and what its owner may be. */
+type KeyTopic = 'api-keys' | 'users'
 
 const MAX_ENTRIES = 20_000
 /** Width of `tokens.key`. */
@@ -82,6 +85,8 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   const entries = new Map<string, Entry>()
   const loads = new Map<string, { readonly generation: number; readonly owner: Promise<KeyOwner | undefined> }>()
   const rightsOf = new WeakMap<KeyOwner, Rights>()
+  /** Versions of the topics that the entries of a generation have in them. */
+  const seen = new Map<KeyTopic, number>()
   let generation = 0
   let reloading: Promise<void> | undefined
 
@@ -138,15 +143,38 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
     }
   }
 
-  /** A change of keys or users: nothing read before it counts; what is in use is read again at once, the rest forgotten. */
-  const reload = (): Promise<void> => {
-    generation++
-    const current = reread(generation).finally(() => {
-      if (reloading === current) reloading = undefined
-    })
+  /**
+   * A change of keys or users: what it names is forgotten. With thousands of keys in use somebody changes one all the time,
+   * so the others stay as they are. One after the other: an entry passes from each generation to the next or stays behind.
+   */
+  const reload = (topic: KeyTopic, isFull: boolean): Promise<void> => {
+    const begun = ++generation
+    const current = (reloading ?? Promise.resolve())
+      .catch(() => undefined)
+      .then(() => renew(topic, isFull, begun))
+      .finally(() => {
+        if (reloading === current) reloading = undefined
+      })
     reloading = current
     return current
   }
+  const renew = async (topic: KeyTopic, isFull: boolean, begun: number): Promise<void> => {
+    // Nothing is held, so nothing can be out of date; what is read from now on has a version that nobody knows.
+    if (entries.size === 0) return void seen.delete(topic)
+    const upTo = await readTopicVersion(db, topic)
+    const after = isFull ? undefined : seen.get(topic)
+    const changed = after === undefined ? undefined : await readTopicChanges(db, topic, { after, upTo })
+    if (changed) {
+      const ids = new Set(changed)
+      for (const [hash, entry] of entries) {
+        if (entry.generation !== begun - 1) continue
+        if (ids.has(topic === 'users' ? entry.owner.userId : entry.owner.apiKeyId)) entries.delete(hash)
+        else entry.generation = begun
+      }
+    } else await reread(begun)
+    seen.set(topic, upTo)
+  }
+  /** What is in use is read again at once, the rest forgotten. */
   const reread = async (begun: number): Promise<void> => {
     const oldestMs = clock.monotonic() - freshMs - leaseMs
     for (const [hash, entry] of entries) if (entry.usedAtMs < oldestMs) entries.delete(hash)
@@ -155,6 +183,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
       const batch = wanted.slice(at, at + RELOAD_BATCH)
       const ids = batch.map(([, entry]) => entry.owner.apiKeyId)
       const rows = await readKeyOwners(db, inArray(db.tables.tokens.id, ids))
+      // Another change came: what was read may show what was before it. The rest is read when it is asked for.
       if (begun !== generation) return
       const byHash = new Map(rows.map((row) => [digest(row.key), row.owner]))
       for (const [hash, entry] of batch) {
@@ -164,7 +193,9 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
       }
     }
   }
-  const unwatch = [deps.topics.watch('api-keys', reload), deps.topics.watch('users', reload)]
+  const unwatch = (['api-keys', 'users'] as const).map((topic) =>
+    deps.topics.watch(topic, (isFull) => reload(topic, isFull)),
+  )
 
   const rights = (owner: KeyOwner): Rights => {
     const state = options.state()
@@ -189,16 +220,16 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   return {
     /**
      * @param credential as presented, `sk-` and channel suffix included
-     * @param ip normalised address of the client
+     * @param ip normalised address of the client; asked for only where it matters, since the runtime takes its time
      * @throws GatewayError 401 `invalid_api_key`, 403 `access_denied`, 400 `invalid_request`, 503 `dependency_unavailable`
      */
-    async authenticate(credential: string, ip: string): Promise<Caller> {
+    async authenticate(credential: string, ip: () => string): Promise<Caller> {
       const { owner, channel } = await findUsable(credential)
       // Exhausted keys pass: the ledger knows the balance of this moment and answers for it.
       if (owner.status !== KEY_STATUS.enabled && owner.status !== KEY_STATUS.exhausted)
         throw new GatewayError('invalid_api_key')
       if (isExpired(owner, clock.now())) throw new GatewayError('invalid_api_key')
-      if (owner.allowedIps && !owner.allowedIps.has(ip)) throw denied('This address may not use the API key')
+      if (owner.allowedIps && !owner.allowedIps.has(ip())) throw denied('This address may not use the API key')
       if (owner.userStatus !== USER_STATUS.enabled) throw denied('The user is disabled')
       const { groups, limits } = rights(owner)
       return {
@@ -218,7 +249,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
         recordsIp: owner.recordsIp,
         forcedChannelId: forcedChannel(owner, channel),
         limits,
-        ip,
+        ip: owner.recordsIp ? ip() : '',
       }
     },
 

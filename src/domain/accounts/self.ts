@@ -51,7 +51,7 @@ export function createSelf(deps: SelfDeps) {
   const change = async <T>(userId: number, work: (tx: Db, user: UserRow) => Promise<T>): Promise<T> => {
     const result = await db.transaction(async (tx) => {
       const done = await work(tx, await lockUser(tx, userId))
-      await bumpTopic(tx, 'users')
+      await bumpTopic(tx, 'users', [userId])
       return done
     })
     await topics.changed('users')

@@ -110,7 +110,7 @@ export async function softDelete(
       .where(eq(users.id, id))
     await endSessions(tx, id, 'user_deleted', { nowMs: clock.now() })
     await dropAllotments(tx, { kind: 'user', id })
-    await bumpTopic(tx, 'users')
+    await bumpTopic(tx, 'users', [id])
   })
   await topics.changed('users')
   await quotaChanged(bus, { kind: 'user', id })

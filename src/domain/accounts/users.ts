@@ -110,7 +110,7 @@ export function createUsers(deps: UsersDeps) {
       const set = change(before)
       await tx.update(users).set(set).where(eq(users.id, id))
       await endSessions(tx, id, reason, { nowMs: clock.now() })
-      await bumpTopic(tx, 'users')
+      await bumpTopic(tx, 'users', [id])
       return { ...before, ...set }
     })
     await topics.changed('users')
@@ -250,7 +250,7 @@ export function createUsers(deps: UsersDeps) {
           await tx.update(users).set(set).where(eq(users.id, edit.id))
           const isSecurity = password !== undefined || (set.group !== undefined && set.group !== before.group)
           if (isSecurity) await endSessions(tx, edit.id, 'admin_user_update', { nowMs: clock.now() })
-          await bumpTopic(tx, 'users')
+          await bumpTopic(tx, 'users', [edit.id])
           return true
         }),
       )
@@ -325,7 +325,7 @@ export function createUsers(deps: UsersDeps) {
         await tx.delete(userSessions).where(eq(userSessions.userId, id))
         await tx.delete(authFlows).where(eq(authFlows.userId, id))
         await tx.delete(users).where(eq(users.id, id))
-        await bumpTopic(tx, 'users')
+        await bumpTopic(tx, 'users', [id])
         return ids
       })
       await topics.changed('users')

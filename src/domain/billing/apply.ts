@@ -14,7 +14,7 @@ import { asciiCharge, type Charge, logRowOf } from './charge.ts'
 import { type AccountKey, apiKeyAccount, compareAccounts, parseAccount, userAccount } from './kinds.ts'
 import type { Mark, Part } from './outbox.ts'
 import { clampQuota, MAX_QUOTA, quotaOf } from './quota.ts'
-import type { UsageRow, UsageTotals } from './usage-rows.ts'
+import type { LocatedUsage } from './usage-rows.ts'
 
 export interface Batch {
   readonly instanceId: string
@@ -38,8 +38,6 @@ export type Applied =
       readonly paid: ReadonlyMap<AccountKey, number>
       /** what each account was charged, deleted ones included */
       readonly charged: ReadonlyMap<AccountKey, number>
-      /** Rows of quota_data were gone: what is remembered of them is stale. */
-      readonly isUsageStale: boolean
       /** accounts whose balance or counter went beyond what is exact and stays at the largest such number */
       readonly saturated: readonly AccountKey[]
     }
@@ -49,11 +47,16 @@ export type Applied =
 /** A transaction that takes longer is given up, ms: its batch was too large for this database. */
 export const APPLY_DEADLINE_MS = 5_000
 const DEADLINE = { deadlineMs: APPLY_DEADLINE_MS } as const
-const STATEMENT_ROWS = 100
+/** Rows of an update, so that a `case` stays short. */
+const UPDATE_ROWS = 100
+/** Rows of an insert, so that on SQLite calls have their turn between them. */
+const INSERT_ROWS = 200
 
-/** @param entries at most so many per statement, so that a `case` stays short */
+const chunksOf = <T>(entries: readonly T[], size: number): T[][] =>
+  Array.from({ length: Math.ceil(entries.length / size) }, (_, n) => entries.slice(n * size, (n + 1) * size))
+
 async function inChunks<T>(entries: readonly T[], work: (some: readonly T[]) => Promise<unknown>): Promise<void> {
-  for (let at = 0; at < entries.length; at += STATEMENT_ROWS) await work(entries.slice(at, at + STATEMENT_ROWS))
+  for (const some of chunksOf(entries, UPDATE_ROWS)) await work(some)
 }
 
 /** @returns where the database is with an instance's charges, locked in a transaction */
@@ -92,14 +95,14 @@ async function quarantine(tx: Db, clock: Clock, part: Part, { charge, error }: R
 
 /**
  * The money and the counters of a batch, and its hourly usage.
- * @param usage rows of quota_data to raise by id, and those to insert
+ * @param usage what quota_data gains
  * @throws DbError; `content` when a text was refused
  */
 export function applyMain(
   db: Db,
   clock: Clock,
   batch: Batch,
-  usage: { readonly known: ReadonlyMap<number, UsageTotals>; readonly fresh: readonly UsageRow[] },
+  usage: LocatedUsage,
   refusal?: Refusal,
 ): Promise<Applied> {
   return db.transaction(async (tx): Promise<Applied> => {
@@ -108,7 +111,7 @@ export function applyMain(
     const sums = sumUp(batch.charges)
     const { paid, saturated, below, write } = await pay(tx, clock, batch.instanceId, sums)
     // Everything is locked, so all of it is written at once; the counters below are taken in this order.
-    const [isUsageStale] = await together(
+    await together(
       () => raiseUsage(tx, usage),
       () => raiseChannels(tx, sums.channels),
       () => advance(tx, clock, batch, 'main', at.isThere),
@@ -116,7 +119,7 @@ export function applyMain(
       () => refusal && quarantine(tx, clock, 'main', refusal),
     )
     for (const account of below) await recallAll(tx, account)
-    return { kind: 'applied', paid, charged: sums.accounts, isUsageStale, saturated }
+    return { kind: 'applied', paid, charged: sums.accounts, saturated }
   }, DEADLINE)
 }
 
@@ -136,10 +139,10 @@ export function applyLog(
       : batch.charges.filter((charge) => charge.isLogged !== false).map((charge) => logRowOf(charge, clean))
     await together(
       () => advance(tx, clock, batch, 'log', at.isThere),
-      () => rows.length > 0 && tx.insert(tx.tables.logs).values(rows),
+      ...chunksOf(rows, INSERT_ROWS).map((some) => () => tx.insert(tx.tables.logs).values(some)),
       () => refusal && quarantine(tx, clock, 'log', refusal),
     )
-    return { kind: 'applied', paid: new Map(), charged: new Map(), isUsageStale: false, saturated: [] }
+    return { kind: 'applied', paid: new Map(), charged: new Map(), saturated: [] }
   }, DEADLINE)
 }
 
@@ -406,41 +409,14 @@ function patch<T extends { readonly id: number }>(
 const isSomething = (set: Readonly<Record<string, unknown>>): boolean =>
   Object.values(set).some((value) => value !== undefined)
 
-async function raiseUsage(
-  tx: Db,
-  { known, fresh }: { readonly known: ReadonlyMap<number, UsageTotals>; readonly fresh: readonly UsageRow[] },
-): Promise<boolean> {
+/** A row that a clean-up was faster to remove begins anew under its id, so what is remembered of ids stays true. */
+async function raiseUsage(tx: Db, { known, fresh }: LocatedUsage): Promise<void> {
   const { quotaData } = tx.tables
-  const entries = [...known].sort(([a], [b]) => a - b)
-  const lost: UsageRow[] = []
-  await inChunks(entries, async (some) => {
-    const ids = some.map(([id]) => id)
-    const column = (target: MySqlColumn, of: (totals: UsageTotals) => number): SQL =>
-      added(
-        target,
-        quotaData.id,
-        some.map(([id, totals]) => [id, of(totals)]),
-      )
-    const matched = await tx.changes(
-      tx
-        .update(quotaData)
-        .set({
-          count: column(quotaData.count, (totals) => totals.count),
-          quota: column(quotaData.quota, (totals) => totals.quota),
-          tokenUsed: column(quotaData.tokenUsed, (totals) => totals.tokenUsed),
-        })
-        .where(inArray(quotaData.id, ids)),
-    )
-    if (matched === ids.length) return
-    // A clean-up was faster: what it took begins anew.
-    const left = new Set(
-      (await tx.select({ id: quotaData.id }).from(quotaData).where(inArray(quotaData.id, ids))).map((row) => row.id),
-    )
-    for (const [id, totals] of some) if (!left.has(id)) lost.push(totals.row)
-  })
-  const inserts = [...fresh, ...lost]
-  if (inserts.length > 0) await tx.insert(quotaData).values(inserts)
-  return lost.length > 0
+  const { count, quota, tokenUsed } = quotaData
+  await together(
+    ...chunksOf(known, INSERT_ROWS).map((some) => () => tx.addUp(quotaData, some, [count, quota, tokenUsed])),
+    ...chunksOf(fresh, INSERT_ROWS).map((some) => () => tx.insert(quotaData).values(some)),
+  )
 }
 
 async function raiseChannels(tx: Db, channels: ReadonlyMap<number, number>): Promise<void> {

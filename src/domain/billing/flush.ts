@@ -23,13 +23,19 @@ import type { JournalledEntry, Mark, Outbox, Part, Tenure } from './outbox.ts'
 import { clampQuota } from './quota.ts'
 import { createUsageRows } from './usage-rows.ts'
 
-const BATCH_CHARGES = 1_000
-const BATCH_CHARS = 1_000_000
+/**
+ * Most charges of a transaction, and characters of their texts. Money is written once for each row that it touches, so the
+ * more charges, the less each costs; a log row always costs the same.
+ */
+const BATCH: Record<Part, { readonly charges: number; readonly chars: number }> = {
+  main: { charges: 4_000, chars: 4_000_000 },
+  log: { charges: 1_000, chars: 1_000_000 },
+}
 /**
  * A flush begins at once, but no sooner than this after the one before began: under load, charges gather into groups, and
  * the rows that many of them touch are written once. They are safe in the journal meanwhile.
  */
-const GATHER_MS = 200
+const GATHER_MS = 500
 /** A database that is far away is left alone for as long as a flush takes: its rows are locked meanwhile, and others need them. */
 const GATHER_MAX_MS = 3_000
 /** An unknown outcome is looked at again this soon. */
@@ -92,16 +98,14 @@ export function createFlush(deps: {
   /** Index into CLEANERS: a database that once refused a text keeps its level. */
   const level: Record<Part, number> = { main: 0, log: 0 }
   /** Charges per batch: halved when a database takes too long for so many, and slowly more again. */
-  const size: Record<Part, number> = { main: BATCH_CHARGES, log: BATCH_CHARGES }
+  const size: Record<Part, number> = { main: BATCH.main.charges, log: BATCH.log.charges }
   let quarantined = 0
 
   const applyOnce = async (part: Part, batch: Batch, at: number, refusal?: Refusal): Promise<Applied> => {
     const clean = CLEANERS[at] ?? asciiText
     if (part === 'log') return applyLog(logDb, clock, batch, clean, refusal)
-    const usage = refusal ? { known: new Map(), fresh: [] } : await usageRows.locate(batch.charges, clean)
-    const answer = await applyMain(db, clock, batch, usage, refusal)
-    if (answer.kind === 'applied' && answer.isUsageStale) usageRows.forget()
-    return answer
+    const usage = refusal ? { known: [], fresh: [] } : await usageRows.locate(batch.charges, clean)
+    return applyMain(db, clock, batch, usage, refusal)
   }
 
   /** @returns false: the database is elsewhere, look again */
@@ -131,7 +135,7 @@ export function createFlush(deps: {
         for (const account of answer.saturated)
           log.error('a balance or a counter is at its limit: what is beyond it is lost', { account })
         outbox.mark(batch.instanceId, part, batch.to)
-        size[part] = Math.min(BATCH_CHARGES, size[part] + Math.ceil(size[part] / 4))
+        size[part] = Math.min(BATCH[part].charges, size[part] + Math.ceil(size[part] / 4))
         return true
       }
       await reconcile(part, outbox, batch.instanceId, answer.at)
@@ -290,16 +294,19 @@ export function createFlush(deps: {
     return seen
   }
 
+  /** What comes meanwhile is left to the next pass: else, under load, this one would go on for ever with a few at a time. */
   const flushTenure = async (part: Part, outbox: Outbox, instanceId: string): Promise<void> => {
+    let end: number | undefined
     for (;;) {
       const tenure = outbox.tenures().find((t) => t.instanceId === instanceId)
       if (!tenure) return
-      const next = misfits.has(instanceId) ? undefined : nextBatch(part, outbox, tenure, size[part])
+      end ??= endOf(part, outbox, tenure)
+      const next = misfits.has(instanceId) ? undefined : nextBatch(part, outbox, tenure, end, size[part])
       if (next?.unreadable !== undefined) await applyUnreadable(part, outbox, next.batch, next.unreadable)
       else if (next) await applyRange(part, outbox, next.batch)
       if (misfits.has(instanceId)) await setMisfitAside(outbox, part, instanceId)
       else if (!next) return
-      // SQLite answers without leaving the turn: a backlog would keep every call waiting until its last batch.
+      // SQLite may answer without leaving the turn: a backlog would keep every call waiting until its last batch.
       await new Promise(setImmediate)
     }
   }
@@ -437,18 +444,18 @@ const UNREADABLE_CHARGE = {
 const endOf = (part: Part, outbox: Outbox, tenure: Tenure): number =>
   part === 'main' ? outbox.lastSeq(tenure.instanceId) : tenure.main.seq
 
-/** @returns the next charges that are readable, or one that is not, alone; undefined: nothing is left */
+/** @returns the next charges up to number `end` that are readable, or one that is not, alone; undefined: nothing is left */
 function nextBatch(
   part: Part,
   outbox: Outbox,
   tenure: Tenure,
+  end: number,
   size: number,
 ): { readonly batch: Batch; readonly unreadable?: string } | undefined {
   const { instanceId } = tenure
   const from = tenure[part]
-  const end = endOf(part, outbox, tenure)
   if (end <= from.seq) return undefined
-  const entries = outbox.read(instanceId, from.seq, Math.min(size, end - from.seq), BATCH_CHARS)
+  const entries = outbox.read(instanceId, from.seq, Math.min(size, end - from.seq), BATCH[part].chars)
   if (entries.length === 0) {
     // The rest was set aside.
     outbox.mark(instanceId, part, { seq: end, last: '' })

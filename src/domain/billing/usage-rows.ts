@@ -1,6 +1,7 @@
 /**
  * The hourly usage (quota_data) of a batch: which row each charge belongs to. Remembers the ids of this hour's rows, so
- * that a flush finds them by primary key and locks nothing else.
+ * that a flush finds them by primary key and locks nothing else. What is met for the first time is a new row: with
+ * thousands of channels most of it never comes again, and to look for each would read the whole hour with every flush.
  */
 import { and, asc, eq, inArray } from 'drizzle-orm'
 import type { Db } from '../../db/index.ts'
@@ -12,12 +13,11 @@ export type UsageRow = Omit<Db['tables']['quotaData']['$inferInsert'], 'id'> & {
   readonly userId: number
 }
 
-export interface UsageTotals {
-  readonly count: number
-  readonly quota: number
-  readonly tokenUsed: number
-  /** the row as it would be inserted */
-  readonly row: UsageRow
+/** What a batch adds to quota_data, as rows of it. */
+export interface LocatedUsage {
+  /** Added to the row of that id; in order of ids. */
+  readonly known: readonly (UsageRow & { readonly id: number })[]
+  readonly fresh: readonly UsageRow[]
 }
 
 const HOUR_SEC = 3_600
@@ -42,8 +42,10 @@ export type UsageRows = ReturnType<typeof createUsageRows>
 export function createUsageRows({ db }: { readonly db: Db }) {
   const { quotaData } = db.tables
   let ids = new Map<string, number>()
+  /** Met before, so that there is a row, of which the id is not known. */
+  let met = new Set<string>()
 
-  /** Looks up rows that are not known yet; several of one key: the first. Nothing is locked: a wrong guess only doubles a row. */
+  /** Looks up rows by what they are of; several of one key: the first. Nothing is locked: a wrong guess only doubles a row. */
   const lookUp = async (rows: readonly UsageRow[]): Promise<void> => {
     const found = await db
       .select()
@@ -52,6 +54,8 @@ export function createUsageRows({ db }: { readonly db: Db }) {
         and(
           inArray(quotaData.createdAt, [...new Set(rows.map((row) => row.createdAt))]),
           inArray(quotaData.userId, [...new Set(rows.map((row) => row.userId))]),
+          inArray(quotaData.tokenId, [...new Set(rows.map((row) => row.tokenId ?? 0))]),
+          inArray(quotaData.channelId, [...new Set(rows.map((row) => row.channelId ?? 0))]),
           eq(quotaData.nodeName, rows[0]?.nodeName ?? ''),
         ),
       )
@@ -66,29 +70,33 @@ export function createUsageRows({ db }: { readonly db: Db }) {
 
   return {
     /** @param clean applied to the texts. @throws DbError */
-    async locate(charges: readonly Charge[], clean: (text: string) => string) {
+    async locate(charges: readonly Charge[], clean: (text: string) => string): Promise<LocatedUsage> {
       const totals = sumUsage(charges, clean)
-      const missing = [...totals].filter(([key]) => !ids.has(key)).map(([, { row }]) => row)
-      for (const node of new Set(missing.map((row) => row.nodeName)))
-        await lookUp(missing.filter((row) => row.nodeName === node))
-      const known = new Map<number, UsageTotals>()
+      const wanted = [...totals].filter(([key]) => !ids.has(key) && met.has(key)).map(([, row]) => row)
+      for (const node of new Set(wanted.map((row) => row.nodeName)))
+        await lookUp(wanted.filter((row) => row.nodeName === node))
+      if (met.size > MAX_KNOWN) met = new Set()
+      const known: (UsageRow & { readonly id: number })[] = []
       const fresh: UsageRow[] = []
-      for (const [key, total] of totals) {
+      for (const [key, row] of totals) {
         const id = ids.get(key)
-        if (id === undefined) fresh.push(total.row)
-        else known.set(id, total)
+        if (id === undefined) {
+          fresh.push(row)
+          met.add(key)
+        } else known.push({ ...row, id })
       }
-      return { known, fresh }
+      return { known: known.sort((a, b) => a.id - b.id), fresh }
     },
     /** Rows may have been removed: look again. */
     forget(): void {
+      for (const key of ids.keys()) met.add(key)
       ids = new Map()
     },
   }
 }
 
-function sumUsage(charges: readonly Charge[], clean: (text: string) => string): Map<string, UsageTotals> {
-  const totals = new Map<string, UsageTotals>()
+function sumUsage(charges: readonly Charge[], clean: (text: string) => string): Map<string, UsageRow> {
+  const totals = new Map<string, UsageRow>()
   for (const charge of charges) {
     if (!charge.isCounted || charge.isExported === false) continue
     const row: UsageRow = {
@@ -103,12 +111,12 @@ function sumUsage(charges: readonly Charge[], clean: (text: string) => string): 
     }
     const key = keyOf(row)
     const before = totals.get(key)
-    const total = {
+    totals.set(key, {
+      ...row,
       count: (before?.count ?? 0) + 1,
       quota: clampQuota((before?.quota ?? 0) + charge.quota),
       tokenUsed: clampQuota((before?.tokenUsed ?? 0) + charge.promptTokens + charge.completionTokens),
-    }
-    totals.set(key, { ...total, row: { ...row, ...total } })
+    })
   }
   return totals
 }

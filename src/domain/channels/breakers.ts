@@ -34,6 +34,8 @@ export interface Outcome {
 export interface ChannelGate {
   /** Nothing cools down: there is nothing to ask. */
   isQuiet(): boolean
+  /** Ids of channels that cool down, or a key of which does; one may come several times. */
+  cooling(): Iterable<number>
   isCooling(channel: Channel): boolean
   /** For the channel in turn: may a call go there now? A probe is handed over with it. */
   enter(channel: Channel): boolean
@@ -91,7 +93,7 @@ export function createBreakers(deps: {
   let writing: Promise<void> | undefined
   const asking = new Set<Promise<void>>()
   let caring: Promise<void> | undefined
-  let openCount = 0
+  const opened = new Set<Subject>()
   let loop: Loop | undefined
   let isFailing = false
   let isClosed = false
@@ -106,7 +108,8 @@ export function createBreakers(deps: {
   // States
 
   const setOpen = (subject: Subject, isOpen: boolean): void => {
-    if (subject.isOpen !== isOpen) openCount += isOpen ? 1 : -1
+    if (isOpen) opened.add(subject)
+    else opened.delete(subject)
     subject.isOpen = isOpen
     subject.permit = undefined
     forget(subject)
@@ -374,7 +377,7 @@ export function createBreakers(deps: {
         caring ??= careForPermits(nowMs).finally(() => {
           caring = undefined
         })
-        if (suspects.size > 0 || openCount > 0) return
+        if (suspects.size > 0 || opened.size > 0) return
         void loop?.stop()
         loop = undefined
       },
@@ -405,7 +408,10 @@ export function createBreakers(deps: {
       const permit = subjects.channel(channelId)?.whole.permit
       if (permit?.state === 'handed') Object.assign(permit, { state: 'started', sinceMs: clock.monotonic() })
     },
-    isQuiet: () => openCount === 0 || !isOn(),
+    isQuiet: () => opened.size === 0 || !isOn(),
+    *cooling() {
+      for (const { channelId } of opened) yield channelId
+    },
     isCooling: (channel) =>
       channel.isAutoBan && ((subjects.channel(channel.id)?.whole.isOpen ?? false) || lacksKeys(channel)),
     enter(channel) {
@@ -431,7 +437,7 @@ export function createBreakers(deps: {
       return Math.min(...usableKeys(channel).map((index) => known.keys.get(index)?.untilMs ?? 0))
     },
     hasCoolingKeys(channelId) {
-      if (openCount === 0 || !isOn()) return false
+      if (opened.size === 0 || !isOn()) return false
       for (const key of subjects.channel(channelId)?.keys.values() ?? []) if (key.isOpen) return true
       return false
     },

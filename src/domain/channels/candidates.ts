@@ -1,13 +1,18 @@
-/** The order in which channels are tried for a model: priority tiers, and within a tier by weight at random. */
+/** Which channels are tried for a model, and in which order: priority tiers, and within a tier by weight at random. */
 import { GatewayError } from '../../errors.ts'
+import type { Provider } from '../../provider/provider.ts'
 import type { ChannelGate } from './breakers.ts'
 import { CHANNEL_STATUS, type Channel } from './channel.ts'
 import { hasUsableKey } from './key-choice.ts'
+import type { Change } from './load.ts'
 import { normaliseModel } from './model-name.ts'
+import { createTier, drawNext, narrow, type Obstacles, type Tier } from './tiers.ts'
 
 export interface CandidatesQuery {
   readonly model: string
   readonly group: string
+  /** What is asked of a channel, and which providers can; absent: anything. */
+  readonly operation?: { readonly name: string; readonly isOffered: (provider: Provider) => boolean }
   /** The caller's key names a channel: only that one, whatever it offers. */
   readonly forcedChannelId?: number | undefined
   /** A test also goes to a channel that is disabled. */
@@ -29,7 +34,9 @@ export interface Candidates {
   next(attempt: number, tried: ReadonlySet<number>): Channel | undefined
   /** One of the best tier, for those who call nobody. */
   any(): Channel | undefined
+  /** Some of them: as many as a person reads. */
   readonly leftOut: readonly LeftOut[]
+  /** No channel serves the model, whatever the operation. */
   readonly isEmpty: boolean
 }
 
@@ -49,25 +56,35 @@ export interface CandidateIndex {
   find(id: number): Channel | undefined
   /** All groups that any stored channel serves. */
   readonly groups: readonly string[]
+  /** @returns an index in which these have changed; what it shares with this one stays in order */
+  with(changes: readonly Change[]): CandidateIndex
 }
 
-/** Members of one tier with their running sums of weight; the last sum is the total. */
-interface Tier {
-  readonly channels: readonly Channel[]
-  readonly sums: readonly number[]
-}
+type Buckets = ReadonlyMap<string, ReadonlyMap<string, Bucket>>
+
 interface Resolved {
   readonly tiers: readonly Tier[]
+  readonly providers: ReadonlySet<Provider>
   readonly leftOut: readonly LeftOut[]
+  /** Tiers of those providers alone that offer an operation, by its name and their ids. */
+  readonly offering: Map<string, Resolved>
 }
 /** Who offers a model to a group; put in order when it is first asked for, so that a reload of many stays cheap. */
 interface Bucket {
+  /** By id; not changed once the index is made. */
   readonly members: Member[]
+  /** With which changes it was made. */
+  readonly madeFor: readonly Change[]
   resolved?: Resolved
 }
 
+/** Of thousands that are left out so many are named, and so many of those that cool down are looked at for them. */
+const MAX_LEFT_OUT = 20
+const MAX_LOOKED_AT = 50
+
 /**
- * Built once per reload.
+ * What a call asks is answered in a time that does not grow with the number of channels: it may be thousands for one model,
+ * some of which are always disabled or cool down.
  * @param random in [0, 1)
  * @param gate what the health of channels has to say
  */
@@ -75,35 +92,52 @@ export const createCandidateIndex = (
   members: readonly Member[],
   random: () => number,
   gate: ChannelGate = ALL_WELL,
-): CandidateIndex => {
-  const channels = members.filter(isChannel)
-  const byId = new Map(channels.map((channel) => [channel.id, channel]))
-  const byGroup = indexMembers(members)
+): CandidateIndex =>
+  indexOf({ byId: new Map(), byGroup: new Map() }, random, gate).with(members.map((after) => ({ after })))
 
+const indexOf = (
+  { byId, byGroup }: { readonly byId: ReadonlyMap<number, Channel>; readonly byGroup: Buckets },
+  random: () => number,
+  gate: ChannelGate,
+): CandidateIndex => {
   const resolve = (group: string, model: string): Resolved => {
     const bucket = byGroup.get(group)?.get(model)
     if (!bucket) return NOBODY
     bucket.resolved ??= resolveMembers(bucket.members)
     return bucket.resolved
   }
+  const cooling = (group: string, model: string): readonly LeftOut[] => {
+    const found: LeftOut[] = []
+    let looks = 0
+    for (const channelId of gate.cooling()) {
+      if (found.length === MAX_LEFT_OUT || ++looks > MAX_LOOKED_AT) break
+      const channel = byId.get(channelId)
+      if (!channel?.groups.includes(group) || !channel.models.includes(model)) continue
+      if (reasonAgainst(channel) === undefined && gate.isCooling(channel))
+        found.push({ channelId, reason: 'cooling down' })
+    }
+    return found
+  }
 
   return {
     groups: [...byGroup.keys()],
     find: (id) => byId.get(id),
-    candidates: ({ model, group, forcedChannelId, isTest = false }) => {
-      if (forcedChannelId !== undefined) return only(forced(byId, forcedChannelId, isTest))
+    candidates: ({ model, group, operation, forcedChannelId, isTest = false }) => {
+      if (forcedChannelId !== undefined) return only(forced(byId, forcedChannelId, isTest), operation)
       const exact = resolve(group, model)
-      const family = normaliseModel(model)
-      const found = exact.tiers.length > 0 || family === model ? exact : resolve(group, family)
-      const leftOut = found === exact ? exact.leftOut : [...exact.leftOut, ...found.leftOut]
+      const family = exact.tiers.length > 0 ? model : normaliseModel(model)
+      const found = family === model ? exact : resolve(group, family)
+      const offering = operation ? narrowed(found, operation) : found
+      const leftOut = found === exact ? offering.leftOut : [...exact.leftOut, ...offering.leftOut]
       const isQuiet = gate.isQuiet()
       return {
-        leftOut: isQuiet ? leftOut : [...leftOut, ...cooling(found.tiers, gate)],
+        leftOut: isQuiet ? leftOut : [...leftOut, ...cooling(group, family)],
         isEmpty: found.tiers.length === 0,
         any: () => found.tiers[0]?.channels[0],
         next: isQuiet
-          ? (attempt, tried) => nextOf(found.tiers, attempt, tried, random)
-          : pastCooling(found.tiers, random, gate),
+          ? (attempt, tried) =>
+              drawNext(offering.tiers, attempt, random, { ...FREE, isTried: ({ id }) => tried.has(id) })
+          : pastCooling(offering.tiers, random, gate),
       }
     },
     models: (groups) => {
@@ -116,29 +150,25 @@ export const createCandidateIndex = (
       }
       return [...names].sort()
     },
+    with: (changes) =>
+      indexOf({ byId: changedIds(byId, changes), byGroup: changedBuckets(byGroup, changes) }, random, gate),
   }
 }
 
-const NOBODY: Resolved = { tiers: [], leftOut: [] }
+const NOBODY: Resolved = { tiers: [], providers: new Set(), leftOut: [], offering: new Map() }
 
 const ALL_WELL: ChannelGate = {
   isQuiet: () => true,
+  cooling: () => [],
   isCooling: () => false,
   enter: () => true,
   leave: () => {},
   untilMs: () => 0,
 }
-
-const cooling = (tiers: readonly Tier[], gate: ChannelGate): readonly LeftOut[] =>
-  tiers.flatMap(({ channels }) =>
-    channels
-      .filter((channel) => gate.isCooling(channel))
-      .map((channel) => ({ channelId: channel.id, reason: 'cooling down' })),
-  )
+const FREE = { isCooling: () => false, enter: () => true } satisfies Partial<Obstacles>
 
 /**
- * For one call: as `nextOf`, but past channels that cool down. If all of them do, the one that is soonest over is tried
- * rather than nobody.
+ * For one call: past channels that cool down. If all of them do, the one that is soonest over is tried rather than nobody.
  */
 const pastCooling = (tiers: readonly Tier[], random: () => number, gate: ChannelGate): Candidates['next'] => {
   let entered: Channel | undefined
@@ -146,41 +176,78 @@ const pastCooling = (tiers: readonly Tier[], random: () => number, gate: Channel
   return (attempt, tried) => {
     // A call that asks again has either ended its attempt or never begun it.
     if (entered) gate.leave(entered)
-    entered = undefined
-    const past = new Set(tried)
-    for (;;) {
-      const channel = nextOf(tiers, attempt, past, random)
-      if (!channel) break
-      if (gate.enter(channel)) {
-        hasServed = true
-        entered = channel
-        return channel
-      }
-      past.add(channel.id)
-    }
-    if (hasServed) return undefined
-    const rest = tiers.flatMap(({ channels }) => channels).filter(({ id }) => !tried.has(id))
-    const [first] = rest
-    return first && rest.reduce((best, channel) => (gate.untilMs(channel) < gate.untilMs(best) ? channel : best), first)
+    entered = drawNext(tiers, attempt, random, { ...gate, isTried: ({ id }) => tried.has(id) })
+    if (entered) hasServed = true
+    return entered ?? (hasServed ? undefined : soonest(tiers, tried, gate))
   }
+}
+
+const soonest = (tiers: readonly Tier[], tried: ReadonlySet<number>, gate: ChannelGate): Channel | undefined => {
+  let best: { readonly channel: Channel; readonly untilMs: number } | undefined
+  for (const { channels } of tiers) {
+    for (const channel of channels) {
+      if (tried.has(channel.id)) continue
+      const untilMs = gate.untilMs(channel)
+      if (!best || untilMs < best.untilMs) best = { channel, untilMs }
+    }
+  }
+  return best?.channel
 }
 
 const isChannel = (member: Member): member is Channel => !('unusableReason' in member)
 
-const indexMembers = (members: readonly Member[]): ReadonlyMap<string, ReadonlyMap<string, Bucket>> => {
-  const byGroup = new Map<string, Map<string, Bucket>>()
-  for (const member of members) {
+const changedIds = (byId: ReadonlyMap<number, Channel>, changes: readonly Change[]): ReadonlyMap<number, Channel> => {
+  const next = new Map(byId)
+  for (const { before } of changes) if (before) next.delete(before.id)
+  for (const { after } of changes) if (after && isChannel(after)) next.set(after.id, after)
+  return next
+}
+
+/** Only the buckets of the changed members are made anew. */
+const changedBuckets = (byGroup: Buckets, changes: readonly Change[]): Buckets => {
+  const gone = new Set(changes.flatMap(({ before }) => before ?? []))
+  const next = new Map([...byGroup].map(([group, byModel]) => [group, new Map(byModel)]))
+  const touch = (member: Member, each: (members: Member[]) => void): void => {
     for (const group of member.groups) {
-      const byModel = byGroup.get(group) ?? new Map<string, Bucket>()
-      byGroup.set(group, byModel)
+      const byModel = next.get(group) ?? new Map<string, Bucket>()
+      next.set(group, byModel)
       for (const model of member.models) {
         const bucket = byModel.get(model)
-        if (bucket) bucket.members.push(member)
-        else byModel.set(model, { members: [member] })
+        if (bucket?.madeFor === changes) {
+          each(bucket.members)
+          continue
+        }
+        const members = bucket ? bucket.members.filter((other) => !gone.has(other)) : []
+        byModel.set(model, { members, madeFor: changes })
+        each(members)
       }
     }
   }
-  return byGroup
+  for (const { before, after } of changes) {
+    if (before) touch(before, () => {})
+    if (after) touch(after, (members) => insertById(members, after))
+  }
+  for (const [group, byModel] of next) {
+    for (const [model, { members }] of byModel) if (members.length === 0) byModel.delete(model)
+    if (byModel.size === 0) next.delete(group)
+  }
+  return next
+}
+
+const insertById = (members: Member[], member: Member): void => {
+  if ((members.at(-1)?.id ?? 0) < member.id) members.push(member)
+  else members.splice(positionOf(members, member.id), 0, member)
+}
+
+const positionOf = (members: readonly Member[], id: number): number => {
+  let low = 0
+  let high = members.length
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if ((members[middle]?.id ?? 0) < id) low = middle + 1
+    else high = middle
+  }
+  return low
 }
 
 /** @returns undefined when the member may serve */
@@ -196,84 +263,57 @@ const reasonAgainst = (member: Member): string | undefined => {
 const resolveMembers = (members: readonly Member[]): Resolved => {
   const leftOut: LeftOut[] = []
   const byPriority = new Map<number, Channel[]>()
+  const leaveOut = (channelId: number, reason: string): void => {
+    if (leftOut.length < MAX_LEFT_OUT) leftOut.push({ channelId, reason })
+  }
   for (const member of members) {
     const reason = reasonAgainst(member)
     if (reason !== undefined || !isChannel(member)) {
-      leftOut.push({ channelId: member.id, reason: reason ?? '' })
+      leaveOut(member.id, reason ?? '')
       continue
     }
     const tier = byPriority.get(member.priority)
     if (tier) tier.push(member)
     else byPriority.set(member.priority, [member])
   }
-  const tiers = [...byPriority].sort(([a], [b]) => b - a).map(([, tier]) => createTier(tier, leftOut))
-  return { tiers, leftOut }
+  const tiers = [...byPriority]
+    .sort(([a], [b]) => b - a)
+    .map(([, channels]) => {
+      const { tier, never } = createTier(channels)
+      for (const { id } of never) leaveOut(id, 'weight 0 beside weighted channels')
+      return tier
+    })
+  return { tiers, providers: providersOf(tiers), leftOut, offering: new Map() }
 }
 
-/** A weight of 0 beside positive ones means never; if all are 0 they are equal. */
-const createTier = (channels: readonly Channel[], leftOut: LeftOut[]): Tier => {
-  const isWeighted = channels.some((channel) => channel.weight > 0)
-  if (!isWeighted) return { channels, sums: channels.map((_, index) => index + 1) }
-  const weighted = channels.filter((channel) => channel.weight > 0)
-  for (const channel of channels) {
-    if (channel.weight === 0) leftOut.push({ channelId: channel.id, reason: 'weight 0 beside weighted channels' })
-  }
-  let sum = 0
-  return {
-    channels: weighted,
-    sums: weighted.map((channel) => {
-      sum += channel.weight
-      return sum
+const providersOf = (tiers: readonly Tier[]): ReadonlySet<Provider> => {
+  const providers = new Set<Provider>()
+  for (const { channels } of tiers) for (const { provider } of channels) providers.add(provider)
+  return providers
+}
+
+/** Those that can do what is asked. A tier of which none can stays as an empty one: attempts count tiers. */
+const narrowed = (all: Resolved, { name, isOffered }: NonNullable<CandidatesQuery['operation']>): Resolved => {
+  const able = new Set<Provider>()
+  for (const provider of all.providers) if (isOffered(provider)) able.add(provider)
+  if (able.size === all.providers.size) return all
+  const key = [name, ...[...able].map(({ id }) => id)].join(' ')
+  const known = all.offering.get(key)
+  if (known) return known
+  const leftOut = [...all.leftOut]
+  const tiers = all.tiers.map((tier) =>
+    narrow(tier, (channel) => {
+      if (able.has(channel.provider)) return true
+      if (leftOut.length < MAX_LEFT_OUT) leftOut.push({ channelId: channel.id, reason: notOffered(name) })
+      return false
     }),
-  }
+  )
+  const fresh: Resolved = { tiers, providers: able, leftOut, offering: new Map() }
+  all.offering.set(key, fresh)
+  return fresh
 }
 
-/** The tier of this attempt first, then the others from the best one down. */
-const nextOf = (
-  tiers: readonly Tier[],
-  attempt: number,
-  tried: ReadonlySet<number>,
-  random: () => number,
-): Channel | undefined => {
-  const own = tiers[Math.min(attempt, tiers.length - 1)]
-  if (!own) return undefined
-  const drawn = drawUntried(own, tried, random)
-  if (drawn) return drawn
-  for (const tier of tiers) {
-    const channel = tier === own ? undefined : drawUntried(tier, tried, random)
-    if (channel) return channel
-  }
-  return undefined
-}
-
-/** One draw over the whole tier; only if it hits a tried channel are the weights of the rest summed up anew. */
-const drawUntried = (tier: Tier, tried: ReadonlySet<number>, random: () => number): Channel | undefined => {
-  const drawn = draw(tier.channels, tier.sums, random)
-  if (!drawn || !tried.has(drawn.id)) return drawn
-  const channels: Channel[] = []
-  const sums: number[] = []
-  let sum = 0
-  tier.channels.forEach((channel, index) => {
-    if (tried.has(channel.id)) return
-    sum += (tier.sums[index] ?? 0) - (tier.sums[index - 1] ?? 0)
-    channels.push(channel)
-    sums.push(sum)
-  })
-  return draw(channels, sums, random)
-}
-
-/** @param sums running sums of positive weights, as long as `channels` */
-const draw = (channels: readonly Channel[], sums: readonly number[], random: () => number): Channel | undefined => {
-  const point = random() * (sums.at(-1) ?? 0)
-  let low = 0
-  let high = sums.length - 1
-  while (low < high) {
-    const middle = (low + high) >> 1
-    if ((sums[middle] ?? 0) > point) high = middle
-    else low = middle + 1
-  }
-  return channels[low]
-}
+const notOffered = (operation: string): string => `does not offer ${operation}`
 
 const forced = (byId: ReadonlyMap<number, Channel>, id: number, isTest: boolean): Channel => {
   const channel = byId.get(id)
@@ -285,9 +325,12 @@ const forced = (byId: ReadonlyMap<number, Channel>, id: number, isTest: boolean)
   return channel
 }
 
-const only = (channel: Channel): Candidates => ({
-  leftOut: [],
-  isEmpty: false,
-  any: () => channel,
-  next: (_attempt, tried) => (tried.has(channel.id) ? undefined : channel),
-})
+const only = (channel: Channel, operation: CandidatesQuery['operation']): Candidates => {
+  const isAble = operation?.isOffered(channel.provider) ?? true
+  return {
+    leftOut: isAble ? [] : [{ channelId: channel.id, reason: notOffered(operation?.name ?? '') }],
+    isEmpty: false,
+    any: () => channel,
+    next: (_attempt, tried) => (isAble && !tried.has(channel.id) ? channel : undefined),
+  }
+}

@@ -121,8 +121,14 @@ type Warn = (column: string) => void
 /**
  * @param warn is told the name of each column whose text cannot be read
  * @param provider of the row's type
+ * @param models of the row, where they are known
  */
-export const parseChannel = (row: ChannelRow, provider: Provider, warn: Warn): Channel => {
+export const parseChannel = (
+  row: ChannelRow,
+  provider: Provider,
+  warn: Warn,
+  models: readonly string[] = commaList(row.models),
+): Channel => {
   const multiKey = parseMultiKey(row.channelInfo, warn)
   const mapping = parseJson(row.modelMapping, 'model_mapping', warn)
   const isMappingObject = mapping === undefined || isRecord(mapping)
@@ -138,7 +144,7 @@ export const parseChannel = (row: ChannelRow, provider: Provider, warn: Warn): C
     organization: row.openAiOrganization ?? '',
     other: row.other ?? '',
     groups: groupList(row.group),
-    models: commaList(row.models),
+    models,
     modelMapping: new Map(textEntries(mapping)),
     isModelMappingDamaged: !isMappingObject,
     statusMapping: parseStatusMapping(row.statusCodeMapping, warn),

@@ -25,7 +25,7 @@ import { type ChosenKey, createKeyChoice } from './key-choice.ts'
 import { readKeys } from './key-text.ts'
 import { createStoredKeys } from './keys-at-rest.ts'
 import { type ChannelFilter, type ChannelList, listChannels } from './list.ts'
-import { createLoader, type ProviderList } from './load.ts'
+import { CHANNELS_TOPIC, createLoader, type ProviderList } from './load.ts'
 import { upstreamModel } from './mapping.ts'
 import { deleteRow, lockRow, type Row, readRow, rewriteAbilities, writeStatus } from './rows.ts'
 import { type KeyAction, type KeyPage, listKeys, manageKeys, setStatusOf } from './status.ts'
@@ -155,7 +155,6 @@ export interface ChannelsDeps {
   readonly fetch: Fetch
 }
 
-const TOPIC = 'channels'
 /** Verbs over many channels may take longer than one over one. */
 const BULK = { deadlineMs: 60_000 }
 
@@ -166,10 +165,15 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
   const alert: Alert = deps.alert ?? (() => {})
   const find = (id: number): Channel | undefined => snapshot.get().find(id)
   const breakers = createBreakers({ db, topics, bus: deps.bus, options, find, alert, log, clock })
+  let index = createCandidateIndex([], random, breakers)
   const snapshot = createSnapshot({
     name: 'channels',
-    topic: TOPIC,
-    load: async () => createCandidateIndex(await load(), random, breakers),
+    topic: CHANNELS_TOPIC,
+    load: async (isFull) => {
+      const changes = await load(isFull)
+      if (changes.length > 0) index = index.with(changes)
+      return index
+    },
     topics,
     log,
     clock,
@@ -178,14 +182,21 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
   const nowSec = (): number => Math.floor(clock.now() / 1000)
   let tester: Tester | undefined
 
-  /** A verb: all or nothing, and in force here when it resolves. */
-  const write = async <T>(work: (tx: Db) => Promise<T>, limits?: { readonly deadlineMs: number }): Promise<T> => {
+  /**
+   * A verb: all or nothing, and in force here when it resolves.
+   * @param touched ids of all rows that it wrote; undefined: it may be any
+   */
+  const write = async <T>(
+    work: (tx: Db) => Promise<T>,
+    touched: (done: T) => readonly number[] | undefined,
+    limits?: { readonly deadlineMs: number },
+  ): Promise<T> => {
     const result = await db.transaction(async (tx) => {
       const done = await work(tx)
-      await bumpTopic(tx, TOPIC)
+      await bumpTopic(tx, CHANNELS_TOPIC, touched(done))
       return done
     }, limits)
-    await topics.changed(TOPIC)
+    await topics.changed(CHANNELS_TOPIC)
     return result
   }
 
@@ -193,8 +204,8 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
     db,
     options,
     find,
-    bump: (tx) => bumpTopic(tx, TOPIC),
-    published: () => topics.changed(TOPIC),
+    bump: (tx, id) => bumpTopic(tx, CHANNELS_TOPIC, [id]),
+    published: () => topics.changed(CHANNELS_TOPIC),
     openKey: storedKeys.open,
     alert,
     log,
@@ -208,14 +219,18 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
     limits?: { readonly deadlineMs: number },
     settle: typeof renewBreakers = renewBreakers,
   ): Promise<T> => {
-    const result = await write(async (tx) => {
-      const concerned = await ids(tx)
-      const done = await work(tx, concerned)
-      if (concerned.length > 0) await settle(tx, concerned)
-      return done
-    }, limits)
+    const { done } = await write(
+      async (tx) => {
+        const concerned = await ids(tx)
+        const done = await work(tx, concerned)
+        if (concerned.length > 0) await settle(tx, concerned)
+        return { done, concerned }
+      },
+      ({ concerned }) => concerned,
+      limits,
+    )
     await topics.changed(BREAKER_TOPIC)
-    return result
+    return done
   }
 
   const removeIds = (ids: readonly number[]): Promise<number> =>
@@ -330,14 +345,22 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
     keys: async (id, status) => listKeys(opened(await readRow(db, id)), status),
     create: (input) => {
       checkNew(input, providers)
-      return write((tx) => createRows(tx, input, storedKeys, nowSec()), BULK)
+      return write(
+        (tx) => createRows(tx, input, storedKeys, nowSec()),
+        (ids) => ids,
+        BULK,
+      )
     },
     update: (input, given, rights) =>
       writeAnew(
         async () => [input.id],
         (tx) => updateChannelRow(tx, input, given, rights, providers, storedKeys),
       ),
-    copy: (id, copyOptions) => write((tx) => copyRow(tx, id, copyOptions, storedKeys, nowSec())),
+    copy: (id, copyOptions) =>
+      write(
+        (tx) => copyRow(tx, id, copyOptions, storedKeys, nowSec()),
+        (made) => [made],
+      ),
     remove: removeIds,
     removeDisabled: async () => {
       const { channels } = db.tables
@@ -361,8 +384,18 @@ export const createChannels = (deps: ChannelsDeps): Channels => {
       )
       return changed.length
     },
-    setTag: (ids, tag) => write((tx) => setTagOf(tx, ids, tag), BULK),
-    updateTag: (input) => write((tx) => updateTagRows(tx, input), BULK),
+    setTag: (ids, tag) =>
+      write(
+        (tx) => setTagOf(tx, ids, tag),
+        () => ids,
+        BULK,
+      ),
+    updateTag: (input) =>
+      write(
+        (tx) => updateTagRows(tx, input),
+        () => undefined,
+        BULK,
+      ),
     tagModels: async (tag) => {
       const { channels } = db.tables
       const rows = await db

@@ -49,7 +49,7 @@ export const createHealth = (deps: {
   readonly options: Pick<Options, 'get'>
   readonly find: (id: number) => Channel | undefined
   /** Called within the transaction that changed a channel. */
-  readonly bump: (tx: Db) => Promise<void>
+  readonly bump: (tx: Db, channelId: number) => Promise<void>
   readonly published: () => Promise<void>
   /** Opens the stored text of a key. */
   readonly openKey: (stored: string) => string
@@ -67,7 +67,7 @@ export const createHealth = (deps: {
     const atSec = Math.floor(clock.now() / 1000)
     const effect = await db.transaction(async (tx) => {
       const done = await disableRow(tx, channel, { keyIndex, key, reason, openKey }, atSec)
-      if (done !== 'nothing') await bump(tx)
+      if (done !== 'nothing') await bump(tx, channel.id)
       return done
     })
     if (effect === 'nothing') return

@@ -1,5 +1,4 @@
 /** Sends mail by the server that the options name. */
-import { createTransport } from 'nodemailer'
 import type { Options } from '../options/index.ts'
 
 export interface Mail {
@@ -22,6 +21,8 @@ export function createMailer(options: Pick<Options, 'get'>): Mailer {
   return {
     isSet: () => get('SMTPServer') !== '',
     async send({ to, subject, text }) {
+      // Few nodes ever send one, and it takes long to load.
+      const { createTransport } = await import('nodemailer')
       const account = get('SMTPAccount')
       const transport = createTransport({
         host: get('SMTPServer'),

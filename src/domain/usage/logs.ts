@@ -64,11 +64,11 @@ export interface LogSums {
 }
 
 export interface LogReads {
-  /** Newest first. `total` is exact up to 10,000 and 10,000 beyond: counting more would read them all. */
+  /** Newest first. `total` is exact up to 10,000; where there are more, it stays there: counting them would read them all. */
   list(
     filter: LogFilter,
     page: { readonly offset: number; readonly size: number },
-  ): Promise<{ readonly items: readonly LogRow[]; readonly total: number }>
+  ): Promise<{ readonly items: readonly LogRow[]; readonly total: number; readonly isTotalCapped: boolean }>
   sums(filter: LogFilter): Promise<LogSums>
   /** The newest rows of an API key, at most 1,000. */
   ofApiKey(apiKeyId: number): Promise<readonly LogRow[]>
@@ -111,8 +111,13 @@ export function createLogReads(deps: {
     )
   }
 
-  const countUpTo = async (condition: SQL | undefined): Promise<number> => {
-    const some = logDb.select({ id: logs.id }).from(logs).where(condition).limit(COUNTED_ROWS).as('some')
+  const countSome = async (condition: SQL | undefined): Promise<number> => {
+    const some = logDb
+      .select({ id: logs.id })
+      .from(logs)
+      .where(condition)
+      .limit(COUNTED_ROWS + 1)
+      .as('some')
     const [row] = await logDb.select({ rows: count() }).from(some)
     return row?.rows ?? 0
   }
@@ -131,8 +136,16 @@ export function createLogReads(deps: {
   ): Promise<{ readonly fromSec: number; readonly endSec: number } | undefined> => {
     const { fromSec = 0, toSec = 0, username = '', modelName = '' } = filter
     const isTold = ![filter.apiKeyId, filter.apiKeyName, filter.channelId, filter.group].some(Boolean)
+    // Of one user an index has all there is; the hourly sums of one may be as many as the calls, spread over channels.
+    const isOfOne = Boolean(filter.userId) || (username !== '' && !username.includes('%'))
     const isRare = Boolean(filter.requestId || filter.upstreamRequestId)
-    if (!isExported() || !isTold || isRare || Math.max(username.length, modelName.length) > HOURLY_NAME_CHARS)
+    if (
+      !isExported() ||
+      !isTold ||
+      isOfOne ||
+      isRare ||
+      Math.max(username.length, modelName.length) > HOURLY_NAME_CHARS
+    )
       return undefined
     const hour = (sec: number): number => Math.floor(sec / HOUR_SEC) * HOUR_SEC
     // The present hour is not over.
@@ -151,7 +164,7 @@ export function createLogReads(deps: {
   const quotaOf = async (filter: LogFilter): Promise<number> => {
     const hours = await wholeHours(filter)
     if (!hours) return quotaOfRows(filter)
-    const { fromSec = 0, toSec = 0, userId, username, modelName } = filter
+    const { fromSec = 0, toSec = 0, username, modelName } = filter
     const [[hourly], before, after] = await Promise.all([
       db
         .select({ quota: total(quotaData.quota) })
@@ -160,7 +173,6 @@ export function createLogReads(deps: {
           and(
             gte(quotaData.createdAt, hours.fromSec),
             lt(quotaData.createdAt, hours.endSec),
-            userId ? eq(quotaData.userId, userId) : undefined,
             username ? matchesText(quotaData.username, username) : undefined,
             modelName ? matchesText(quotaData.modelName, modelName) : undefined,
           ),
@@ -185,8 +197,7 @@ export function createLogReads(deps: {
   return {
     async list(filter, { offset, size }) {
       const condition = where(filter)
-      // One user's rows are found and ordered by the index (user, id); all others by (time, id).
-      const order = filter.userId ? [desc(logs.id)] : [desc(logs.createdAt), desc(logs.id)]
+      const order = [desc(logs.createdAt), desc(logs.id)]
       // First the ids, from an index alone: a server asked for whole rows of a late page may sort the whole table for it.
       const page = logDb
         .select({ id: logs.id })
@@ -196,15 +207,16 @@ export function createLogReads(deps: {
         .limit(size)
         .offset(offset)
         .as('page')
-      const [rows, total] = await Promise.all([
+      const [rows, counted] = await Promise.all([
         logDb
           .select(getTableColumns(logs))
           .from(page)
           .innerJoin(logs, eq(logs.id, page.id))
           .orderBy(...order),
-        countUpTo(condition),
+        countSome(condition),
       ])
-      return { items: await withNames(rows), total }
+      const isTotalCapped = counted > COUNTED_ROWS
+      return { items: await withNames(rows), total: isTotalCapped ? COUNTED_ROWS : counted, isTotalCapped }
     },
     async sums(filter) {
       const isConsumption = eq(logs.type, LOG_TYPE.consume)

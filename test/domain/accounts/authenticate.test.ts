@@ -137,7 +137,7 @@ for (const engine of ENGINES) {
         },
         { setting: '{"record_ip_log":true,"accept_unset_model_ratio_model":true}', role: 10 },
       )
-      const caller = await authenticator().authenticate(`sk-${made.key}`, IP)
+      const caller = await authenticator().authenticate(`sk-${made.key}`, () => IP)
       expect(caller).toEqual({
         userId: made.userId,
         username: made.username,
@@ -173,7 +173,7 @@ for (const engine of ENGINES) {
       const { authenticate } = authenticator()
       const pastSec = Math.floor(clock.now() / 1000) - 1
       const codes = async (key: Partial<KeyInsert>, user: Partial<UserInsert> = {}) =>
-        codeOf(authenticate((await newKey(key, user)).key, IP))
+        codeOf(authenticate((await newKey(key, user)).key, () => IP))
       expect(await codes({})).toBe('accepted')
       expect(await codes({ status: 4, remainQuota: -5, unlimitedQuota: false })).toBe('accepted')
       expect(await codes({ expiredTime: pastSec + 100 })).toBe('accepted')
@@ -183,25 +183,25 @@ for (const engine of ENGINES) {
       expect(await codes({ deletedAt: new Date() })).toBe('401 invalid_api_key')
       expect(await codes({}, { deletedAt: new Date() })).toBe('401 invalid_api_key')
       expect(await codes({}, { status: 2 })).toBe('403 access_denied')
-      expect(await codeOf(authenticate('sk-nobody', IP))).toBe('401 invalid_api_key')
-      expect(await codeOf(authenticate('', IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate('sk-nobody', () => IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate('', () => IP))).toBe('401 invalid_api_key')
     })
 
     test('an entry in memory expires with its key', async () => {
       const { authenticate } = authenticator()
       const { key } = await newKey({ expiredTime: Math.floor(clock.now() / 1000) + 30 })
-      expect(await codeOf(authenticate(key, IP))).toBe('accepted')
+      expect(await codeOf(authenticate(key, () => IP))).toBe('accepted')
       clock.advance(31_000)
-      expect(await codeOf(authenticate(key, IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate(key, () => IP))).toBe('401 invalid_api_key')
     })
 
     test('a key is compared exactly, whatever the collation finds, in any order of asking', async () => {
       const { authenticate } = authenticator()
       const { key } = await newKey({ key: 'MixedCaseKey' })
       const near = ['mixedcasekey', 'MIXEDCASEKEY', 'MixedCaseKey ', 'MixedCaseKey  ', ' MixedCaseKey', 'MixedCaseKéy']
-      for (const other of near) expect(await codeOf(authenticate(other, IP))).toBe('401 invalid_api_key')
-      expect(await codeOf(authenticate(key, IP))).toBe('accepted')
-      for (const other of near) expect(await codeOf(authenticate(other, IP))).toBe('401 invalid_api_key')
+      for (const other of near) expect(await codeOf(authenticate(other, () => IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate(key, () => IP))).toBe('accepted')
+      for (const other of near) expect(await codeOf(authenticate(other, () => IP))).toBe('401 invalid_api_key')
     })
 
     test('keys with a common beginning are different callers', async () => {
@@ -209,10 +209,10 @@ for (const engine of ENGINES) {
       const common = 'c'.repeat(47)
       const one = await newKey({ key: `${common}1` })
       const two = await newKey({ key: `${common}2` })
-      expect((await authenticate(one.key, IP)).apiKeyId).toBe(one.id)
-      expect((await authenticate(two.key, IP)).apiKeyId).toBe(two.id)
-      expect(await codeOf(authenticate(common, IP))).toBe('401 invalid_api_key')
-      expect(await codeOf(authenticate(`${common}12`, IP))).toBe('401 invalid_api_key')
+      expect((await authenticate(one.key, () => IP)).apiKeyId).toBe(one.id)
+      expect((await authenticate(two.key, () => IP)).apiKeyId).toBe(two.id)
+      expect(await codeOf(authenticate(common, () => IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate(`${common}12`, () => IP))).toBe('401 invalid_api_key')
     })
 
     test('SQL, patterns and rubbish in a credential are unknown keys and change nothing', async () => {
@@ -245,14 +245,14 @@ for (const engine of ENGINES) {
         'null',
         'undefined',
       ]
-      for (const text of hostile) expect(await codeOf(authenticate(text, IP))).toBe('401 invalid_api_key')
+      for (const text of hostile) expect(await codeOf(authenticate(text, () => IP))).toBe('401 invalid_api_key')
       expect(await db.$count(db.tables.tokens)).toBe(before)
     })
 
     test('an allow-list admits its addresses and networks, and no others', async () => {
       const { authenticate } = authenticator()
       const { key } = await newKey({ allowIps: '10.1.2.3\n192.168.0.0/16, 2001:db8::/32' })
-      const from = (ip: string): Promise<string> => codeOf(authenticate(key, ip))
+      const from = (ip: string): Promise<string> => codeOf(authenticate(key, () => ip))
       expect(await from('10.1.2.3')).toBe('accepted')
       expect(await from('192.168.77.1')).toBe('accepted')
       expect(await from('2001:db8::9')).toBe('accepted')
@@ -260,9 +260,9 @@ for (const engine of ENGINES) {
       expect(await from('2001:db9::1')).toBe('403 access_denied')
       expect(await from('')).toBe('403 access_denied')
       const unreadable = await newKey({ allowIps: 'not an address' })
-      expect(await codeOf(authenticate(unreadable.key, IP))).toBe('403 access_denied')
+      expect(await codeOf(authenticate(unreadable.key, () => IP))).toBe('403 access_denied')
       const open = await newKey({ allowIps: null })
-      expect(await codeOf(authenticate(open.key, IP))).toBe('accepted')
+      expect(await codeOf(authenticate(open.key, () => IP))).toBe('accepted')
     })
 
     test('a group must be open to the user and exist; auto is expanded; a change of the options counts at once', async () => {
@@ -273,47 +273,47 @@ for (const engine of ENGINES) {
         AutoGroups: '["vip","closed","default"]',
       })
       const of = async (group: string, more: Partial<KeyInsert> = {}) => (await newKey({ group, ...more })).key
-      expect((await authenticate(await of('vip'), IP)).groups).toEqual(['vip'])
-      expect(await codeOf(authenticate(await of('closed'), IP))).toBe('403 access_denied')
-      expect(await codeOf(authenticate(await of('ghost'), IP))).toBe('403 access_denied')
+      expect((await authenticate(await of('vip'), () => IP)).groups).toEqual(['vip'])
+      expect(await codeOf(authenticate(await of('closed'), () => IP))).toBe('403 access_denied')
+      expect(await codeOf(authenticate(await of('ghost'), () => IP))).toBe('403 access_denied')
       const auto = await of('auto')
-      expect(await authenticate(auto, IP)).toMatchObject({
+      expect(await authenticate(auto, () => IP)).toMatchObject({
         groups: ['vip', 'default'],
         isAuto: true,
         tokenGroup: 'auto',
       })
       const own = await of('auto', { autoGroups: '["default","closed"]' })
-      expect((await authenticate(own, IP)).groups).toEqual(['default'])
+      expect((await authenticate(own, () => IP)).groups).toEqual(['default'])
       await node.options.set({ AutoGroups: '["default"]' })
-      expect((await authenticate(auto, IP)).groups).toEqual(['default'])
+      expect((await authenticate(auto, () => IP)).groups).toEqual(['default'])
       await node.options.set({ UserUsableGroups: '{"default":"d","vip":"v"}' })
-      expect(await codeOf(authenticate(auto, IP))).toBe('403 access_denied')
+      expect(await codeOf(authenticate(auto, () => IP))).toBe('403 access_denied')
     })
 
     test('only administrators choose a channel by the suffix', async () => {
       const { authenticate } = authenticator()
       const user = await newKey()
       const admin = await newKey({}, { role: 10 })
-      expect(await codeOf(authenticate(`sk-${user.key}-7`, IP))).toBe('403 access_denied')
-      expect((await authenticate(`sk-${user.key}`, IP)).forcedChannelId).toBeUndefined()
-      expect((await authenticate(`sk-${admin.key}-7`, IP)).forcedChannelId).toBe(7)
-      expect(await codeOf(authenticate(`sk-${admin.key}-x`, IP))).toBe('400 invalid_request')
+      expect(await codeOf(authenticate(`sk-${user.key}-7`, () => IP))).toBe('403 access_denied')
+      expect((await authenticate(`sk-${user.key}`, () => IP)).forcedChannelId).toBeUndefined()
+      expect((await authenticate(`sk-${admin.key}-7`, () => IP)).forcedChannelId).toBe(7)
+      expect(await codeOf(authenticate(`sk-${admin.key}-x`, () => IP))).toBe('400 invalid_request')
     })
 
     test('a key that is known costs no read, and parallel first calls share one', async () => {
       let reads = 0
       const { authenticate, size } = authenticator(watched(db, { before: () => reads++ }), 3)
       const { key } = await newKey()
-      await Promise.all(Array.from({ length: 50 }, () => authenticate(key, IP)))
-      await authenticate(`sk-${key}`, IP)
+      await Promise.all(Array.from({ length: 50 }, () => authenticate(key, () => IP)))
+      await authenticate(`sk-${key}`, () => IP)
       expect(reads).toBe(1)
-      for (let i = 0; i < 10; i++) await authenticate((await newKey()).key, IP)
+      for (let i = 0; i < 10; i++) await authenticate((await newKey()).key, () => IP)
       expect(size()).toBe(3)
     })
 
     test('unknown keys leave nothing in memory', async () => {
       const { authenticate, size } = authenticator()
-      for (let i = 0; i < 20; i++) await codeOf(authenticate(`nobody${i}`, IP))
+      for (let i = 0; i < 20; i++) await codeOf(authenticate(`nobody${i}`, () => IP))
       expect(size()).toBe(0)
     })
 
@@ -321,15 +321,15 @@ for (const engine of ENGINES) {
       const { authenticate } = authenticator()
       const made = await newKey()
       const { tokens, users } = db.tables
-      expect(await codeOf(authenticate(made.key, IP))).toBe('accepted')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('accepted')
       await disable(made.id)
-      expect(await codeOf(authenticate(made.key, IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('401 invalid_api_key')
       await change('api-keys', (tx) => tx.update(tokens).set({ status: 1 }).where(eq(tokens.id, made.id)))
-      expect(await codeOf(authenticate(made.key, IP))).toBe('accepted')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('accepted')
       await change('users', (tx) => tx.update(users).set({ status: 2 }).where(eq(users.id, made.userId)))
-      expect(await codeOf(authenticate(made.key, IP))).toBe('403 access_denied')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('403 access_denied')
       await change('users', (tx) => tx.delete(users).where(eq(users.id, made.userId)))
-      expect(await codeOf(authenticate(made.key, IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('401 invalid_api_key')
     })
 
     test('a read that was under way during a revocation does not revive the key', async () => {
@@ -342,13 +342,13 @@ for (const engine of ENGINES) {
       })
       const { authenticate } = authenticator(slow)
       const made = await newKey()
-      const inFlight = codeOf(authenticate(made.key, IP))
+      const inFlight = codeOf(authenticate(made.key, () => IP))
       await eventually('the row is read, its answer still on the way', () => gates.length === 1)
       isSlow = false
       await disable(made.id)
       gates[0]?.()
       expect(await inFlight).toBe('401 invalid_api_key')
-      expect(await codeOf(authenticate(made.key, IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('401 invalid_api_key')
     })
 
     test('a reload that was under way during a revocation does not revive the key', async () => {
@@ -361,7 +361,7 @@ for (const engine of ENGINES) {
       })
       const { authenticate } = authenticator(slow)
       const made = await newKey()
-      expect(await codeOf(authenticate(made.key, IP))).toBe('accepted')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('accepted')
       // Both topics are up to date, so that no reload runs but those of the two changes below.
       await change('users', async () => {})
       await change('api-keys', async () => {})
@@ -376,7 +376,36 @@ for (const engine of ENGINES) {
       await Promise.race([second, Bun.sleep(500)])
       for (const open of gates) open()
       await Promise.all([first, second])
-      expect(await codeOf(authenticate(made.key, IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('401 invalid_api_key')
+    })
+
+    test('a change that names its rows leaves the other keys in memory', async () => {
+      let reads = 0
+      const counted = watched(db, { before: () => reads++ })
+      const { authenticate } = authenticator(counted)
+      const [one, other] = [await newKey(), await newKey()]
+      const all = async () => [
+        await codeOf(authenticate(one.key, () => IP)),
+        await codeOf(authenticate(other.key, () => IP)),
+      ]
+      const named = async (topic: string, id: number, work: (tx: Db) => PromiseLike<unknown>): Promise<void> => {
+        await db.transaction(async (tx) => {
+          await work(tx)
+          await bumpTopic(tx, topic, [id])
+        })
+        await node.topics.changed(topic)
+      }
+      const { tokens, users } = db.tables
+      expect(await all()).toEqual(['accepted', 'accepted'])
+      await change('users', async () => {})
+      await change('api-keys', async () => {})
+      await named('api-keys', one.id, (tx) => tx.update(tokens).set({ status: 2 }).where(eq(tokens.id, one.id)))
+      reads = 0
+      expect(await codeOf(authenticate(other.key, () => IP))).toBe('accepted')
+      expect(reads).toBe(0)
+      expect(await all()).toEqual(['401 invalid_api_key', 'accepted'])
+      await named('users', other.userId, (tx) => tx.update(users).set({ status: 2 }).where(eq(users.id, other.userId)))
+      expect(await all()).toEqual(['401 invalid_api_key', '403 access_denied'])
     })
 
     test('without the database a known key works for the lease and no longer; an unknown one is a 503, never a 401', async () => {
@@ -388,15 +417,15 @@ for (const engine of ENGINES) {
       })
       const { authenticate } = authenticator(failing)
       const made = await newKey()
-      expect(await codeOf(authenticate(made.key, IP))).toBe('accepted')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('accepted')
       isGone = true
       clock.advance(FRESH_MS + LEASE_MS - 1)
-      expect(await codeOf(authenticate(made.key, IP))).toBe('accepted')
-      expect(await codeOf(authenticate('sk-unknown', IP))).toBe('503 dependency_unavailable')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('accepted')
+      expect(await codeOf(authenticate('sk-unknown', () => IP))).toBe('503 dependency_unavailable')
       clock.advance(1)
-      expect(await codeOf(authenticate(made.key, IP))).toBe('503 dependency_unavailable')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('503 dependency_unavailable')
       isGone = false
-      expect(await codeOf(authenticate(made.key, IP))).toBe('accepted')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('accepted')
     })
 
     test('a key whose row may have changed is not served from memory when the database goes before it is read again', async () => {
@@ -408,23 +437,23 @@ for (const engine of ENGINES) {
       })
       const { authenticate } = authenticator(failing)
       const made = await newKey()
-      expect(await codeOf(authenticate(made.key, IP))).toBe('accepted')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('accepted')
       isGone = true
       await disable(made.id)
-      expect(await codeOf(authenticate(made.key, IP))).toBe('503 dependency_unavailable')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('503 dependency_unavailable')
       isGone = false
-      expect(await codeOf(authenticate(made.key, IP))).toBe('401 invalid_api_key')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('401 invalid_api_key')
     })
 
     test('an edit behind our back is noticed once the entry is no longer fresh', async () => {
       const { authenticate } = authenticator()
       const made = await newKey()
-      expect(await codeOf(authenticate(made.key, IP))).toBe('accepted')
+      expect(await codeOf(authenticate(made.key, () => IP))).toBe('accepted')
       await db.update(db.tables.tokens).set({ status: 2 }).where(eq(db.tables.tokens.id, made.id))
       clock.advance(FRESH_MS)
       await eventually(
         'the entry was read again',
-        async () => (await codeOf(authenticate(made.key, IP))) !== 'accepted',
+        async () => (await codeOf(authenticate(made.key, () => IP))) !== 'accepted',
       )
     })
 

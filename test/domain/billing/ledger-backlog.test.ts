@@ -5,8 +5,8 @@ import { eventually } from '../../support/eventually.ts'
 import { createWorld } from './world.ts'
 
 const CHARGES = 12_000
-/** Charges that are applied between two looks, at most: a batch is 1,000, and a busy machine may look late. */
-const PER_TURN = 4_000
+/** Charges that are applied between two looks, at most: a batch is 4,000, and a busy machine may look late. */
+const PER_TURN = 8_000
 
 for (const engine of ENGINES)
   test(`a flush of ${CHARGES} charges on ${engine.name} lets others have their turn between its batches`, async () => {

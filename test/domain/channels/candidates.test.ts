@@ -1,5 +1,7 @@
 import { describe, expect, test } from 'bun:test'
+import type { ChannelGate } from '../../../src/domain/channels/breakers.ts'
 import { createCandidateIndex, type Member } from '../../../src/domain/channels/candidates.ts'
+import type { Channel } from '../../../src/domain/channels/channel.ts'
 import { channel, multiKeyInfo, seeded } from './support.ts'
 
 const index = (members: readonly Member[], random = seeded()) => createCandidateIndex(members, random)
@@ -142,6 +144,108 @@ describe('a channel named by the key', () => {
       expect.objectContaining({ status: 403, code: 'access_denied' }),
     )
   })
+})
+
+describe('an operation that not every provider offers', () => {
+  const able = channel({ id: 1, weight: 1 }).provider
+  const operation = { name: 'embeddings', isOffered: (provider: typeof able) => provider === able }
+  const query = { model: 'm', group: 'default', operation }
+
+  test('the others are passed over, with the reason; weights and tiers stay as they are', () => {
+    const { candidates } = index([
+      channel({ id: 1, type: 14, priority: 10, weight: 9 }),
+      channel({ id: 2, priority: 5, weight: 1 }),
+      channel({ id: 3, priority: 5, weight: 3 }),
+      channel({ id: 4, priority: 5 }),
+    ])
+    const found = candidates(query)
+    const counts = new Map<number, number>()
+    for (let n = 0; n < DRAWS; n++) {
+      const id = found.next(1, NONE)?.id ?? 0
+      counts.set(id, (counts.get(id) ?? 0) + 1)
+    }
+    expect([...counts.keys()].sort()).toEqual([2, 3])
+    expect((counts.get(3) ?? 0) / DRAWS).toBeCloseTo(0.75, 1)
+    expect(found.next(0, new Set([2]))?.id).toBe(3)
+    expect(found.leftOut).toContainEqual({ channelId: 1, reason: 'does not offer embeddings' })
+    expect(candidates({ model: 'm', group: 'default' }).next(0, NONE)?.id).toBe(1)
+  })
+  test('where nobody offers it the model is served all the same, but there is nobody to try', () => {
+    const found = index([channel({ id: 1, type: 14 })]).candidates(query)
+    expect(found.isEmpty).toBe(false)
+    expect(found.next(0, NONE)).toBeUndefined()
+    const forced = index([channel({ id: 1, type: 14 })]).candidates({ ...query, forcedChannelId: 1 })
+    expect(forced.next(0, NONE)).toBeUndefined()
+  })
+})
+
+describe('thousands that cool down', () => {
+  const CROWD = 2_000
+  const members = Array.from({ length: CROWD }, (_, n) => channel({ id: n + 1, weight: 1 + (n % 3), priority: n % 2 }))
+  /** Every channel but these cools down; one of those is ready to be tried out. */
+  const gateOf = (warm: readonly number[], ready?: number) => {
+    const asked = new Set<number>()
+    const isCooling = ({ id }: Channel): boolean => !warm.includes(id)
+    const gate: ChannelGate = {
+      isQuiet: () => false,
+      cooling: () => members.map(({ id }) => id).filter((id) => !warm.includes(id)),
+      isCooling,
+      enter: (channel) => {
+        expect(asked.has(channel.id)).toBe(false)
+        asked.add(channel.id)
+        return !isCooling(channel) || channel.id === ready
+      },
+      leave: () => {},
+      untilMs: ({ id }) => (id === 77 ? 1 : 2),
+    }
+    return createCandidateIndex(members, seeded(), gate).candidates({ model: 'm', group: 'default' })
+  }
+  test('the one that does not is found, each is asked once, and a few are named', () => {
+    const found = gateOf([1_234])
+    expect(found.next(0, NONE)?.id).toBe(1_234)
+    expect(found.leftOut).toHaveLength(20)
+  })
+  test('else one that is ready to be tried out, else the one that is soonest over', () => {
+    expect(gateOf([], 1_001).next(0, NONE)?.id).toBe(1_001)
+    expect(gateOf([]).next(0, NONE)?.id).toBe(77)
+    expect(gateOf([5]).next(0, new Set([5]))?.id).toBe(77)
+  })
+})
+
+test('an index after many changes says what one made anew says', () => {
+  const random = seeded(7)
+  const pick = (count: number): number => Math.floor(random() * count)
+  const some = (names: readonly string[]): string => names.filter(() => random() < 0.5).join(',')
+  const fresh = (id: number): Channel =>
+    channel({ id, models: some(['a', 'b', 'c']), group: some(['x', 'y']), status: 1 + pick(2), priority: pick(2) })
+  let members = new Map<number, Member>(Array.from({ length: 8 }, (_, n) => [n * 2, fresh(n * 2)]))
+  let changed = index([...members.values()])
+  for (let round = 0; round < 200; round++) {
+    const next = new Map(members)
+    const changes = [...new Set([pick(20), pick(20)])].map((id) => {
+      const after = random() < 0.3 ? undefined : fresh(id)
+      if (after) next.set(id, after)
+      else next.delete(id)
+      return { before: members.get(id), after }
+    })
+    const before = changed
+    const beforeModels = before.models(['x', 'y'])
+    changed = before.with(changes)
+    members = next
+    const anew = index([...members.values()].sort((a, b) => a.id - b.id))
+    expect([...changed.groups].sort()).toEqual([...anew.groups].sort())
+    for (const group of ['x', 'y']) {
+      expect(changed.models([group])).toEqual(anew.models([group]))
+      for (const model of ['a', 'b', 'c']) {
+        const [found, wanted] = [changed, anew].map((each) => each.candidates({ model, group }))
+        expect(found!.leftOut).toEqual(wanted!.leftOut)
+        expect(found!.any()).toBe(wanted!.any())
+      }
+    }
+    for (let id = 0; id < 20; id++) expect(changed.find(id)).toBe(members.get(id) as Channel)
+    // The one before is what it was.
+    expect(before.models(['x', 'y'])).toEqual(beforeModels)
+  }
 })
 
 test('10,000 channels with 50 models each: a look-up costs microseconds, not a walk over the channels', () => {

@@ -1,6 +1,7 @@
 /** What administrators do to channels, on every engine: what is stored, and what calls are routed by right after. */
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
 import { eq } from 'drizzle-orm'
+import { bumpTopic } from '../../../src/db/index.ts'
 import type { CreateInput } from '../../../src/domain/channels/index.ts'
 import type { UpdateInput } from '../../../src/domain/channels/update.ts'
 import { GatewayError } from '../../../src/errors.ts'
@@ -415,6 +416,7 @@ for (const engine of ENGINES) {
         .where(eq(channels.id, damaged))
       const alien = await createOne({ models: model })
       await node.db.update(channels).set({ type: 24 }).where(eq(channels.id, alien))
+      await node.db.transaction((tx) => bumpTopic(tx, 'channels'))
       await node.topics.changed('channels')
       expect(servedBy(node, model)).toEqual([good, damaged])
       expect(node.channels.candidates({ model, group: 'default' }).leftOut).toEqual([

@@ -92,18 +92,28 @@ if (SERVER_ENGINE) {
         return found
       }
       const newest = await page('all', {})
-      expect(newest.total).toBe(MAX_COUNTED)
+      expect(newest).toMatchObject({ total: MAX_COUNTED, isTotalCapped: true })
       expect(newest.items.map((row) => row.createdAtSec)).toEqual(Array.from({ length: 100 }, (_, n) => NOW_SEC - n))
       expect((await page('deep', {}, 5_000)).items[0]?.createdAtSec).toBe(NOW_SEC - 5_000)
       expect((await page('one hour', { fromSec: NOW_SEC - 3_599, toSec: NOW_SEC })).total).toBe(3_600)
       expect((await page('a user', { userId: 1 })).total).toBe(MAX_COUNTED)
       expect((await page('a user with few', { userId: 7 })).total).toBe(Math.min(MAX_COUNTED, ROWS / 1_000))
-      expect((await page('a request', { requestId: 'request-77' })).total).toBe(1)
+      expect(await page('a request', { requestId: 'request-77' })).toMatchObject({ total: 1, isTotalCapped: false })
       expect((await page('a request upstream', { upstreamRequestId: 'upstream-77' })).total).toBe(ROWS / SEED_ROWS)
       expect((await page('a model', { modelName: 'model-3' })).total).toBe(Math.min(MAX_COUNTED, ROWS / 10))
       expect((await page('a channel', { channelId: 3 })).total).toBe(MAX_COUNTED)
       expect((await page('a key', { apiKeyName: 'key3' })).total).toBe(Math.min(MAX_COUNTED, ROWS / 20))
       expect((await page('a name', { username: 'user3' })).total).toBe(MAX_COUNTED)
+      expect((await page('errors', { type: 5 })).total).toBe(Math.min(MAX_COUNTED, ROWS / 50))
+      expect((await page('log-ins', { type: 7 })).total).toBe(0)
+      const early = { fromSec: NOW_SEC - ROWS / 2, toSec: NOW_SEC - ROWS / 4 }
+      expect((await page('a user, long ago', { username: 'user2', ...early })).total).toBe(MAX_COUNTED)
+      expect((await page('a user and a model, long ago', { userId: 1, modelName: 'model-1', ...early })).total).toBe(
+        Math.min(MAX_COUNTED, Math.floor(ROWS / 40)),
+      )
+      expect(
+        (await page('errors of a model, long ago', { type: 5, modelName: 'model-0', ...early })).total,
+      ).toBeGreaterThan(0)
       expect((await page('errors of an hour', { type: 5, fromSec: NOW_SEC - 3_599 })).total).toBe(72)
 
       // A long range: whole hours from the sums, the present hour from the rows.
