@@ -156,19 +156,17 @@ export async function buildUpstream(
   }
 }
 
-/** What is not forwarded needs the long strings of a large body, too; nobody does once it is built. */
-async function buildWhole(
-  call: Call,
-  channel: Channel,
-  key: string,
-  model: string,
-  options: BuildOptions,
-): Promise<Built> {
-  const { long: _read, ...rest } = call
-  const json = await wholeJson(call, options.turns)
-  const built = await buildUpstream({ ...rest, json }, channel, key, model, options)
-  return { ...built, upstreamCall: { ...built.upstreamCall, json: call.json } }
-}
+/**
+ * What is not forwarded needs the long strings of a large body, too, in several forms for a moment; nobody does once it is
+ * built.
+ */
+const buildWhole = (call: Call, channel: Channel, key: string, model: string, options: BuildOptions): Promise<Built> =>
+  options.turns.large.run(async () => {
+    const { long: _read, ...rest } = call
+    const json = await wholeJson(call, options.turns)
+    const built = await buildUpstream({ ...rest, json }, channel, key, model, options)
+    return { ...built, upstreamCall: { ...built.upstreamCall, json: call.json } }
+  })
 
 interface Wanted {
   readonly call: Call
