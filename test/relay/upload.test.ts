@@ -33,5 +33,5 @@ test('bytes are given back only when nobody reads them, and are not sent half af
   const late = uploadOf([bytes], readers)
   freeBody({ bytes, readers })
   expect(bytes.length).toBe(0)
-  expect(read(late)).rejects.toThrow()
+  await expect(read(late)).rejects.toThrow()
 })
