@@ -1,14 +1,11 @@
 /** Long work takes turns with everything else: one piece of it in each round of the event loop. */
 import type { Clock } from './clock.ts'
-import { createMutex, type Mutex } from './mutex.ts'
 
 export interface Turns {
   /** Resolves in a round of its own, in the order of asking. What is done then without waiting should be short. */
   next(): Promise<void>
   /** Has this turn taken long enough? */
   isOver(): boolean
-  /** For work that needs much memory: one after the other, however many turns each takes. */
-  readonly large: Mutex
 }
 
 /** A small call needs several rounds, and so waits for a few turns. */
@@ -30,6 +27,5 @@ export function createTurns(clock: Pick<Clock, 'monotonic'>): Turns {
       return last
     },
     isOver: () => clock.monotonic() - startedAtMs >= TURN_MS,
-    large: createMutex(),
   }
 }
