@@ -107,7 +107,7 @@ export function createRelay(deps: RelayDeps) {
   })
   const reach = createReach({ clock })
   const sender = createSender({ fetch: deps.fetch, clock, watch, reach, isTlsChecked: deps.isTlsChecked })
-  const turns = createTurns()
+  const turns = createTurns(clock)
   const calls = createCalls({ ...deps, limits, sender, refusals, stamp, turns })
   const models = createModelLists({ channels, prices })
 

@@ -21,9 +21,13 @@ export const isUpload = (body: Uint8Array | string | Upload): body is Upload =>
 
 /** @param readers of the bytes that the parts are views of */
 export function uploadOf(parts: readonly Uint8Array[], readers: Readers): Upload {
+  const lengthOf = (): number => parts.reduce((sum, part) => sum + part.length, 0)
+  const length = lengthOf()
   return {
-    length: parts.reduce((sum, part) => sum + part.length, 0),
+    length,
     async *pieces() {
+      // Given back already: the answer came before anybody asked for a piece. Less than was announced must not end well.
+      if (lengthOf() !== length) throw new Error('nobody waits for this body any more')
       readers.count++
       try {
         for (const part of parts)

@@ -7,14 +7,18 @@ import { openGateway } from './gateway.ts'
 import { cpuOf, peakOf, resetPeak, residentOf } from './processes.ts'
 import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
-import { CALL_REPLY, MODEL, PATHS } from './wire.ts'
+import { CALL_REPLY, PATHS } from './wire.ts'
 
+/** Has an upstream of its own: small calls shall wait for the gateway alone. */
+const MODEL = 'gpt-4o'
 const BODY_BYTES = 10_000_000
 const AT_ONCE = 8
 /** How long the upstream thinks, so that all bodies are in flight together. */
 const THINK_MS = 300
 const SMALL_PER_SECOND = 200
 const ALONE_SECONDS = 2
+/** Until the engine has compiled what is hot. */
+const WARM_UP_MS = 2_000
 /** Until memory that small calls took for a moment is given back. */
 const SETTLE_MS = 1_000
 const KEYS = 20
@@ -66,12 +70,13 @@ async function measureKind(rig: Rig, upstream: Program, kind: Kind, sizes: BodyS
   // New processes each time: a peak starts from an idle one. The bare proxy converts nothing.
   for (let round = 0; round < sizes.rounds; round++) {
     if (kind !== 'converted') {
-      const reference = await rig.startReference(upstream.url)
+      const reference = await rig.startReference(rig.mock.url, upstream.url)
       await measureRound(rig, { ...reference, keys: ['any'] }, kind, sizes, bare).finally(reference.stop)
     }
-    const options = { folder: rig.folder, engine: 'sqlite', upstreamUrl: upstream.url, keysPerUser: KEYS } as const
+    const options = { folder: rig.folder, engine: 'sqlite', upstreamUrl: rig.mock.url, keysPerUser: KEYS } as const
     const gateway = await openGateway(options)
     try {
+      await gateway.admin.channel({ name: 'large bodies', baseUrl: upstream.url, models: [MODEL] })
       await gateway.settled(await measureRound(rig, { ...gateway, pid: gateway.workerPid }, kind, sizes, own))
     } finally {
       await gateway.close()
@@ -106,18 +111,18 @@ async function measureRound(
   }
   const large = async (job: Omit<LargeJob, 'url' | 'keys'>) =>
     JSON.parse(await rig.run(FILE, 'large', JSON.stringify({ url, keys, ...job } satisfies LargeJob))) as LargeResult
-  // Until the engine has compiled what is hot.
   const warm = await small(ALONE_SECONDS)
   const alone = await small(ALONE_SECONDS)
   await Bun.sleep(SETTLE_MS)
   const idle = await residentOf(pid)
   await resetPeak(pid)
+  const first = await large({ kind, ms: WARM_UP_MS })
   const start = await cpuOf(pid)
   const [beside, { bodies }] = await Promise.all([small(seconds), large({ kind, ms: seconds * 1000 })])
   figures.peak.push((await peakOf(pid)) - idle)
   figures.wait.push(Math.max(0, beside.p99Ms - alone.p99Ms))
   figures.cpu.push(((await cpuOf(pid)) - start) / bodies / 1000)
-  return warm.count + alone.count + beside.count + bodies
+  return warm.count + alone.count + beside.count + first.bodies + bodies
 }
 
 // What goes over the wire

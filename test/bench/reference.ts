@@ -1,9 +1,9 @@
 /**
  * What Headgate is compared with, the least that a proxy on Bun can do: (a) a call that is not streamed is read whole and
  * parsed both ways, (b) a stream is read and handed on chunk by chunk. No keys, no routing, no accounts. Runnable with the
- * upstream's address; prints its own.
+ * upstream's address and, if it is another, that for large bodies; prints its own.
  */
-const upstream = process.argv[2] ?? ''
+const [upstream = '', upstreamOfLargeBodies = ''] = process.argv.slice(2)
 
 const server = Bun.serve({
   hostname: '127.0.0.1',
@@ -12,7 +12,8 @@ const server = Bun.serve({
   async fetch(request) {
     const body = await request.text()
     const { stream } = JSON.parse(body) as { stream?: boolean }
-    const answer = await fetch(`${upstream}${new URL(request.url).pathname}`, {
+    const target = body.length > 1_000_000 && upstreamOfLargeBodies ? upstreamOfLargeBodies : upstream
+    const answer = await fetch(`${target}${new URL(request.url).pathname}`, {
       method: 'POST',
       headers: { 'content-type': 'application/json', authorization: 'Bearer upstream-key' },
       body,

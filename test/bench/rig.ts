@@ -22,7 +22,7 @@ export interface Rig {
   /** Another that ends by itself. @returns what it printed @throws Error when it failed */
   run(file: string, ...arguments_: readonly string[]): Promise<string>
   /** A new process each time: memory that a proxy once took is never given back. */
-  startReference(upstreamUrl?: string): Promise<Program>
+  startReference(upstreamUrl?: string, upstreamOfLargeBodies?: string): Promise<Program>
   /** @throws Error when an answer was not what the mock sent, unless `isTolerant` */
   load(job: Job, isTolerant?: boolean): Promise<LoadResult>
   /** @throws Error when an answer was not what the mock sent */
@@ -72,7 +72,8 @@ export async function openRig(): Promise<Rig> {
     mock,
     start,
     run,
-    startReference: (upstreamUrl = mock.url) => start('reference.ts', upstreamUrl),
+    startReference: (upstreamUrl = mock.url, upstreamOfLargeBodies = '') =>
+      start('reference.ts', upstreamUrl, upstreamOfLargeBodies),
     load: (job, isTolerant) => generate(job, isTolerant),
     time: (job) => generate(job),
     async close() {

@@ -4,7 +4,7 @@ import { type LongStrings, readLongStrings } from '../../src/lib/long-strings.ts
 import { createTurns } from '../../src/lib/turns.ts'
 import { type Random, seeded } from '../protocol/random.ts'
 
-const turns = createTurns()
+const turns = createTurns({ monotonic: () => performance.now() })
 const encode = (text: string) => new TextEncoder().encode(text)
 const raw = ({ bytes }: LongStrings, start: number, end: number): unknown =>
   JSON.parse(new TextDecoder().decode(bytes.subarray(start - 1, end + 1)))
