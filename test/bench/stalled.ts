@@ -3,7 +3,7 @@
  * it comes to rest, and what a small call costs and waits beside them. Run as a program, it is the crowd of clients.
  */
 import { eventually } from '../support/eventually.ts'
-import { callGateway } from './calls.ts'
+import { callGateway, callProgram } from './calls.ts'
 import { requestOf } from './connection.ts'
 import { openGateway } from './gateway.ts'
 import { cpuOf, residentOf } from './processes.ts'
@@ -41,11 +41,21 @@ interface Crowd {
 export async function measureStalled(rig: Rig, { rounds, readers }: StalledSizes): Promise<readonly Row[]> {
   const own = { grown: [] as number[], growing: [] as number[] }
   const bare = { grown: [] as number[], growing: [] as number[] }
-  const [cpu, p50, p99] = [pair(), pair(), pair()]
+  const [alone, beside, bareBeside] = [times(), times(), times()]
+  const small = async (url: string, keys: readonly string[], pid: number, into: ReturnType<typeof times>) => {
+    const start = await cpuOf(pid)
+    const { timesMs } = await rig.time({ kind: 'timed', url, keys, ...SMALL })
+    into.cpu.push(((await cpuOf(pid)) - start) / SMALL.count)
+    into.p50.push(timesMs[Math.floor(timesMs.length * 0.5)]!)
+    into.p99.push(timesMs[Math.floor(timesMs.length * 0.99)]!)
+  }
   for (let round = 0; round < rounds; round++) {
     const reference = await rig.startReference()
     try {
-      await withCrowd(rig, { url: reference.url, keys: ['any'], readers }, reference.pid, bare)
+      const { url, pid } = reference
+      const keys = ['any']
+      await callProgram(rig, reference, WARM_UP_CALLS)
+      await withCrowd(rig, { url, keys, readers }, pid, bare, () => small(url, keys, pid, bareBeside))
     } finally {
       await reference.stop()
     }
@@ -53,16 +63,9 @@ export async function measureStalled(rig: Rig, { rounds, readers }: StalledSizes
     const gateway = await openGateway(common)
     try {
       const { url, keys, supervisorPid, workerPid } = gateway
-      const small = async (at: keyof ReturnType<typeof pair>): Promise<void> => {
-        const start = await cpuOf(supervisorPid)
-        const { timesMs } = await rig.time({ kind: 'timed', url, keys, ...SMALL })
-        cpu[at].push(((await cpuOf(supervisorPid)) - start) / SMALL.count)
-        p50[at].push(timesMs[Math.floor(timesMs.length * 0.5)]!)
-        p99[at].push(timesMs[Math.floor(timesMs.length * 0.99)]!)
-      }
       await callGateway(rig, gateway, WARM_UP_CALLS)
-      await small('alone')
-      await withCrowd(rig, { url, keys, readers }, workerPid, own, () => small('beside'))
+      await small(url, keys, supervisorPid, alone)
+      await withCrowd(rig, { url, keys, readers }, workerPid, own, () => small(url, keys, supervisorPid, beside))
       // Who left is billed for what was produced until then.
       await gateway.settled(2 * SMALL.count + readers)
     } finally {
@@ -88,22 +91,24 @@ export async function measureStalled(rig: Rig, { rounds, readers }: StalledSizes
     {
       figure: `small call beside ${crowd}; reference: without them`,
       unit: 'µs CPU',
-      values: cpu.beside,
-      reference: cpu.alone,
+      values: beside.cpu,
+      reference: alone.cpu,
       aim: { kind: 'at most × reference', times: 1.2 },
     },
-    ...Object.entries({ p50, p99 }).map(
-      ([name, { alone, beside }]): Row => ({
-        figure: `small call beside ${crowd}, ${name}; reference: without them`,
+    ...PERCENTILES.flatMap((name): Row[] => [
+      { figure: `small call before, ${name}`, unit: 'ms', values: alone[name] },
+      {
+        figure: `small call beside ${crowd}, ${name}; reference: bare proxy beside its own`,
         unit: 'ms',
-        values: beside,
-        reference: alone,
-      }),
-    ),
+        values: beside[name],
+        reference: bareBeside[name],
+      },
+    ]),
   ]
 }
 
-const pair = () => ({ alone: [] as number[], beside: [] as number[] })
+const PERCENTILES = ['p50', 'p99'] as const
+const times = () => ({ cpu: [] as number[], p50: [] as number[], p99: [] as number[] })
 
 interface Grown {
   /** MB for each reader, when they had come to rest. */

@@ -38,6 +38,8 @@ interface Choice {
 
 export function streamDecoder(): StreamDecoder {
   const choices: Choice[] = []
+  /** Of them, those that have not finished: asked for after each chunk. */
+  let unfinished = 0
   let out: StreamEvent[] = []
   let id = ''
   let isStarted = false
@@ -60,6 +62,7 @@ export function streamDecoder(): StreamDecoder {
       isFinished: false,
     }
     choices.push(choice)
+    unfinished++
     return choice
   }
 
@@ -203,6 +206,7 @@ export function streamDecoder(): StreamDecoder {
       const hasTools = choice.tools.size > 0
       closeAll(choice)
       choice.isFinished = true
+      unfinished--
       out.push({ type: 'finish', finish: finishOf(raw, hasTools), rawFinish: raw, ...tag(choice) })
     }
     if (isObject(json['usage'])) readUsage(json['usage'])
@@ -274,7 +278,7 @@ export function streamDecoder(): StreamDecoder {
     },
     progress: () => {
       if (isDone) return 'done'
-      return choices.length > 0 && choices.every((choice) => choice.isFinished) ? 'finished' : 'open'
+      return choices.length > 0 && unfinished === 0 ? 'finished' : 'open'
     },
     skipped: () => skipped,
   }
