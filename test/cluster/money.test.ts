@@ -161,7 +161,7 @@ if (engine) {
         const url = cluster.nodes.map((node) => node.url)
         await callFor(500, url, key)
         const before = await updatedRows()
-        const calls = await callFor(4_500, url, key)
+        const calls = await callFor(9_000, url, key)
         const rows = (await updatedRows()) - before
         perCall = rows / calls.length
         console.log(`${JSON.stringify(env)}: ${calls.length} calls, ${rows} rows updated`)
@@ -170,7 +170,7 @@ if (engine) {
       return perCall
     }
     const directly = await writes({})
-    const inBatches = await writes({ BATCH_UPDATE_ENABLED: 'true', BATCH_UPDATE_INTERVAL: '4' })
+    const inBatches = await writes({ BATCH_UPDATE_ENABLED: 'true', BATCH_UPDATE_INTERVAL: '5' })
     expect(directly / inBatches).toBeGreaterThan(5)
   }, 120_000)
 

@@ -46,7 +46,7 @@ export type TakeAnswer =
     }
 
 /** A newcomer gets enough for so many calls like its first … */
-const FIRST_CALLS = 16
+const FIRST_CALLS = 64
 /** … but of each instance no more than this part of the balance. */
 const FIRST_PART = 64
 const NOTHING: TakeAnswer = { kind: 'waiting', recalls: new Map(), news: new Map() }

@@ -39,7 +39,7 @@ const PROOF_MS = 1_000
 const EXACT_MS = 10_000
 /**
  * An acquire takes so many times what two seconds cost, and the next one comes ahead of need when a quarter of that is
- * left. Each is a transaction for one account: of two seconds' worth, they were a third of what calls cost the database.
+ * left. Each is a transaction for one account, dear beside a flush, which writes many at once.
  */
 const WISH = 4
 const AHEAD_PART = 1 / 4

@@ -97,8 +97,8 @@ test('an acquire parks what is wished of a rich account, little of a poor one, a
   // Half of the balance at most, shared with the other instances.
   expect(await taken(1_000, { wish: 5_000 })).toBe(500)
   expect(await taken(1_000, { wish: 5_000, instances: 5 })).toBe(100)
-  // A newcomer: enough for sixteen calls like this one, or a 64th of the balance.
-  expect(await taken(1_000_000, { wish: 10 })).toBe(160)
+  // A newcomer: enough for 64 calls like this one, or a 64th of the balance.
+  expect(await taken(1_000_000, { wish: 10 })).toBe(640)
   expect(await taken(6_400, { wish: 10 })).toBe(100)
   expect(await taken(100, { wish: 10 })).toBe(10)
   expect(await taken(1_000_000, { wish: 5_000, isExact: true })).toBe(10)
