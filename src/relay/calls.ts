@@ -560,18 +560,21 @@ const NO_QUERY = new URLSearchParams()
 const withoutBodies = <T extends { readonly job: { readonly call: Call }; readonly built: Built }>({
   job,
   built,
-}: T) => ({
-  job: {
-    ...job,
-    call: { ...job.call, bytes: NO_BYTES, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
-  } as T['job'],
-  built: {
-    ...built,
-    body: '',
-    headers: NO_HEADERS,
-    upstreamCall: { ...built.upstreamCall, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
-  } as Built,
-})
+}: T) => {
+  const { long: _long, ...call } = job.call
+  return {
+    job: {
+      ...job,
+      call: { ...call, bytes: NO_BYTES, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
+    } as T['job'],
+    built: {
+      ...built,
+      body: '',
+      headers: NO_HEADERS,
+      upstreamCall: { ...built.upstreamCall, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
+    } as Built,
+  }
+}
 
 const payerOf = ({ caller }: Call) => ({
   userId: caller.userId,
