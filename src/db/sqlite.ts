@@ -159,7 +159,7 @@ function openConnection(path: string, busyTimeoutMs: number, isReader: boolean):
       database.run('pragma journal_mode = wal')
       // A commit that waits for the disk would stop the whole process for it; who needs that certainty calls `sync`.
       database.run('pragma synchronous = normal')
-      // `sync` copies the log into the file each second while calls are made. Where commits did so too, every 1,000 pages,
+      // `sync` copies the log into the file several times a second while calls are made. Where commits did so too, every 1,000 pages,
       // that was half of the cost of a log row: each of its indexes is written at many places.
       database.run('pragma wal_autocheckpoint = 8000')
       database.run('pragma cache_size = -16000')

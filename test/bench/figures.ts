@@ -95,12 +95,15 @@ export const FIGURES: readonly Figure[] = [
     },
     measureMemory,
   ),
-  figure(
-    'shared',
-    'What a node asks of the servers that all share',
-    { full: { rounds: 3, seconds: 20 }, quick: { rounds: 1, seconds: 5 } },
-    measureShared,
-  ),
+  {
+    ...figure(
+      'shared',
+      'What a node asks of the servers that all share',
+      { full: { rounds: 3, seconds: 20 }, quick: { rounds: 1, seconds: 5 } },
+      measureShared,
+    ),
+    isLong: true,
+  },
   figure('idle', 'Idle node', { full: { rounds: 5, seconds: 10 }, quick: { rounds: 1, seconds: 8 } }, measureIdle),
   figure(
     'growth',
@@ -120,12 +123,15 @@ export const FIGURES: readonly Figure[] = [
     },
     measureBodies,
   ),
-  figure(
-    'stalled',
-    'Readers that stall',
-    { full: { rounds: 2, readers: 1_000 }, quick: { rounds: 1, readers: 100 } },
-    measureStalled,
-  ),
+  {
+    ...figure(
+      'stalled',
+      'Readers that stall',
+      { full: { rounds: 2, readers: 1_000 }, quick: { rounds: 1, readers: 100 } },
+      measureStalled,
+    ),
+    isLong: true,
+  },
   figure(
     'flat',
     'Memory over time',
