@@ -115,13 +115,15 @@ export function writeFigures(told: readonly (readonly Figure[])[]): string {
     const entry = byName.get(figure.name) ?? { figure, samples: new Map<string, number>() }
     byName.set(figure.name, entry)
     for (const [text, value] of figure.samples) {
+      // What is not finite does not survive its way from another process as JSON.
+      if (!Number.isFinite(value)) continue
       const before = entry.samples.get(text)
       entry.samples.set(text, before === undefined ? value : JOINS[figure.join](before, value))
     }
   }
   return [...byName.values()]
     .map(({ figure: { name, help, type }, samples }) => {
-      const lines = [...samples].map(([text, value]) => `${name}${text} ${numberText(value)}\n`)
+      const lines = [...samples].map(([text, value]) => `${name}${text} ${value}\n`)
       return `# HELP ${name} ${help.replaceAll('\\', '\\\\').replaceAll('\n', '\\n')}\n# TYPE ${name} ${type}\n${lines.join('')}`
     })
     .join('\n')
@@ -131,12 +133,6 @@ const JOINS: Readonly<Record<Join, (a: number, b: number) => number>> = {
   sum: (a, b) => a + b,
   max: Math.max,
   min: Math.min,
-}
-
-function numberText(value: number): string {
-  if (Number.isFinite(value)) return String(value)
-  if (Number.isNaN(value)) return 'NaN'
-  return value > 0 ? '+Inf' : '-Inf'
 }
 
 /** One cell per combination of label values. */

@@ -81,6 +81,8 @@ export function createPump(options: PumpOptions): Pump {
   let isCommitted = false
   let isEnded = false
   let isAbandoned = false
+  let isClosed = false
+  let failing: Promise<Uint8Array | undefined> | undefined
   /** The step under way. */
   let stepping: Promise<void> | undefined
 
@@ -132,7 +134,9 @@ export function createPump(options: PumpOptions): Pump {
     const skimmed = chunk && isBetween ? skim.read(chunk) : undefined
     if (skimmed) {
       const text = see(skimmed)
-      return { out: encoder ? utf8.encode(text) : chunk, failure: undefined }
+      // The encoder keeps what belongs behind a block that is still open.
+      const out = text === '' ? undefined : utf8.encode(text)
+      return { out: encoder ? out : chunk, failure: undefined }
     }
     const frames = isBlind ? [] : chunk ? parser.feed(chunk) : parser.end()
     const { text, failure, hidden, last } = understand(frames)
@@ -188,9 +192,7 @@ export function createPump(options: PumpOptions): Pump {
     return join(join(last, takeHeld()), text === '' ? undefined : utf8.encode(text))
   }
 
-  const fail = async (ending: Ending, error: GatewayError, last?: Uint8Array): Promise<Uint8Array | undefined> => {
-    // Nothing went to the client yet, so this is the failure of an attempt.
-    if (!isCommitted) throw error
+  const failNow = async (ending: Ending, error: GatewayError, last?: Uint8Array): Promise<Uint8Array | undefined> => {
     isEnded = true
     exchange.abort('done')
     exchange.close()
@@ -203,6 +205,18 @@ export function createPump(options: PumpOptions): Pump {
     // After the upstream's own error event, forwarded as it came, there is nothing to add.
     const isSaid = ending === 'upstream-error' && !encoder && last !== undefined
     return isSaid ? last : join(last, utf8.encode(encodeError(shown)))
+  }
+
+  /** A stop may meet the end of a step that was under way: the first to come ends the stream. */
+  const fail = async (ending: Ending, error: GatewayError, last?: Uint8Array): Promise<Uint8Array | undefined> => {
+    // Nothing went to the client yet, so this is the failure of an attempt.
+    if (!isCommitted) throw error
+    if (failing) {
+      await failing
+      return undefined
+    }
+    failing = failNow(ending, error, last)
+    return await failing
   }
 
   const readRest = async (): Promise<void> => {
@@ -234,9 +248,11 @@ export function createPump(options: PumpOptions): Pump {
   }
 
   const give = (bytes: Uint8Array | undefined): void => {
-    if (isAbandoned) return
+    if (isAbandoned || isClosed) return
     if (bytes) controller.enqueue(bytes)
-    if (isEnded) controller.close()
+    if (!isEnded) return
+    isClosed = true
+    controller.close()
   }
 
   /**

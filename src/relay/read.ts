@@ -72,7 +72,9 @@ async function readLarge(bytes: Uint8Array<ArrayBuffer>, turns: Turns): Promise<
     const long = await readLongStrings(bytes, turns)
     const json = long && asObject(long.json)
     // A model's name is read as it is, however long.
-    if (json && !long.find(String(json['model']))) return { bytes, json, long, isModelAmbiguous, readers }
+    const model = json?.['model']
+    if (json && !(typeof model === 'string' && long.find(model)))
+      return { bytes, json, long, isModelAmbiguous, readers }
     return { bytes, json: await parseWhole(bytes, turns), isModelAmbiguous, readers }
   } catch (error) {
     freeBody({ bytes, readers })

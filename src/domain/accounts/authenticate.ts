@@ -72,7 +72,8 @@ interface Entry {
 }
 
 /** What a key may be and what its owner may be. */
-type KeyTopic = 'api-keys' | 'users'
+const KEY_TOPICS = ['api-keys', 'users'] as const
+type KeyTopic = (typeof KEY_TOPICS)[number]
 
 const MAX_ENTRIES = 20_000
 /** Width of `tokens.key`. */
@@ -85,9 +86,12 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   const entries = new Map<string, Entry>()
   const loads = new Map<string, { readonly generation: number; readonly owner: Promise<KeyOwner | undefined> }>()
   const rightsOf = new WeakMap<KeyOwner, Rights>()
-  /** Versions of the topics that the entries of a generation have in them. */
-  const seen = new Map<KeyTopic, number>()
   let generation = 0
+  /** The generation of the entries that have in them all that the versions in `seen` tell of. */
+  let held = 0
+  const seen = new Map<KeyTopic, number>()
+  /** Changes that are not dealt with yet. */
+  let waiting = 0
   let reloading: Promise<void> | undefined
 
   const digest = (key: string): string => new Bun.CryptoHasher('sha256', secret).update(key).digest('base64')
@@ -144,38 +148,60 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   }
 
   /**
-   * A change of keys or users: what it names is forgotten. With thousands of keys in use somebody changes one all the time,
-   * so the others stay as they are. One after the other: an entry passes from each generation to the next or stays behind.
+   * A change of keys or users puts all in doubt until it is dealt with. What it names is forgotten; with thousands of keys in
+   * use somebody changes one all the time, so the others stay as they are. One after the other.
    */
   const reload = (topic: KeyTopic, isFull: boolean): Promise<void> => {
-    const begun = ++generation
+    generation++
+    waiting++
     const current = (reloading ?? Promise.resolve())
       .catch(() => undefined)
-      .then(() => renew(topic, isFull, begun))
+      .then(() => renew(topic, isFull))
       .finally(() => {
+        waiting--
         if (reloading === current) reloading = undefined
       })
     reloading = current
     return current
   }
-  const renew = async (topic: KeyTopic, isFull: boolean, begun: number): Promise<void> => {
-    // Nothing is held, so nothing can be out of date; what is read from now on has a version that nobody knows.
-    if (entries.size === 0) return void seen.delete(topic)
-    const upTo = await readTopicVersion(db, topic)
+  const renew = async (topic: KeyTopic, isFull: boolean): Promise<void> => {
     const after = isFull ? undefined : seen.get(topic)
-    const changed = after === undefined ? undefined : await readTopicChanges(db, topic, { after, upTo })
-    if (changed) {
-      const ids = new Set(changed)
-      for (const [hash, entry] of entries) {
-        if (entry.generation !== begun - 1) continue
-        if (ids.has(topic === 'users' ? entry.owner.userId : entry.owner.apiKeyId)) entries.delete(hash)
-        else entry.generation = begun
-      }
-    } else await reread(begun)
+    if (after === undefined) return rereadAll()
+    const upTo = await readTopicVersion(db, topic)
+    const changed = await readTopicChanges(db, topic, { after, upTo })
+    if (!changed) return rereadAll()
+    const ids = new Set(changed)
+    // A key that was read meanwhile may show what was before this version; it stays behind, and is read again.
+    const next = ++generation
+    for (const [hash, entry] of entries) {
+      if (entry.generation !== held) continue
+      if (ids.has(topic === 'users' ? entry.owner.userId : entry.owner.apiKeyId)) entries.delete(hash)
+      else entry.generation = next
+    }
+    held = next
     seen.set(topic, upTo)
+    // Another change waits: all is in doubt again.
+    if (waiting > 1) generation++
+  }
+  /** Nothing passes: each key is read when it is asked for, and the next change reads all. */
+  const letGo = (): void => {
+    seen.clear()
+    held = ++generation
   }
   /** What is in use is read again at once, the rest forgotten. */
-  const reread = async (begun: number): Promise<void> => {
+  const rereadAll = async (): Promise<void> => {
+    if (waiting > 1 || entries.size === 0) return letGo()
+    const versions = new Map<KeyTopic, number>()
+    for (const topic of KEY_TOPICS) versions.set(topic, await readTopicVersion(db, topic))
+    // What several loads read together may be older than a change that was dealt with before it.
+    if (KEY_TOPICS.some((topic) => versions.get(topic)! < (seen.get(topic) ?? 0))) return letGo()
+    const next = ++generation
+    if (!(await reread(next))) return letGo()
+    held = next
+    for (const [topic, version] of versions) seen.set(topic, version)
+  }
+  /** @returns false when another change came: what was read may show what was before it */
+  const reread = async (begun: number): Promise<boolean> => {
     const oldestMs = clock.monotonic() - freshMs - leaseMs
     for (const [hash, entry] of entries) if (entry.usedAtMs < oldestMs) entries.delete(hash)
     const wanted = [...entries]
@@ -183,8 +209,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
       const batch = wanted.slice(at, at + RELOAD_BATCH)
       const ids = batch.map(([, entry]) => entry.owner.apiKeyId)
       const rows = await readKeyOwners(db, inArray(db.tables.tokens.id, ids))
-      // Another change came: what was read may show what was before it. The rest is read when it is asked for.
-      if (begun !== generation) return
+      if (begun !== generation) return false
       const byHash = new Map(rows.map((row) => [digest(row.key), row.owner]))
       for (const [hash, entry] of batch) {
         const owner = byHash.get(hash)
@@ -192,10 +217,9 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
         else entries.delete(hash)
       }
     }
+    return true
   }
-  const unwatch = (['api-keys', 'users'] as const).map((topic) =>
-    deps.topics.watch(topic, (isFull) => reload(topic, isFull)),
-  )
+  const unwatch = KEY_TOPICS.map((topic) => deps.topics.watch(topic, (isFull) => reload(topic, isFull)))
 
   const rights = (owner: KeyOwner): Rights => {
     const state = options.state()
