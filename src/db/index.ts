@@ -3,7 +3,7 @@
  * MySQL is loaded when an address names such a server: it is a third of the program, in time to start and in memory. So
  * `backup.ts`, which needs it either way, is imported by its commands alone.
  */
-import { and, eq, gt, lt, lte, sql } from 'drizzle-orm'
+import { and, asc, eq, gt, lt, lte, sql } from 'drizzle-orm'
 import type { Log } from '../lib/log.ts'
 import { utcDateTime, zonedDateTime } from './datetime.ts'
 import { createDb, type Db } from './db.ts'
@@ -12,6 +12,7 @@ import { DbError } from './error.ts'
 import { createMysqlKit, createSqliteKit } from './kit.ts'
 import { openSqlite } from './sqlite.ts'
 import { defineTables, LOG_TABLES, type TableName, type Tables } from './tables/index.ts'
+import { together } from './together.ts'
 
 export type { Db, InsertInto, InsertQuery } from './db.ts'
 export { type Dsn, type MysqlDsn, maskDsn, parseDsn, parseSqlitePath } from './dsn.ts'
@@ -147,15 +148,34 @@ export async function bumpTopic(tx: Db, topic: string, items?: readonly number[]
     .from(topicVersions)
     .where(eq(topicVersions.topic, topic))
   const version = row?.version ?? 0
-  await tx
-    .delete(topicChanges)
+  const old = await tx
+    .select()
+    .from(topicChanges)
     .where(and(eq(topicChanges.topic, topic), lt(topicChanges.version, version - KEPT_VERSIONS)))
-  await tx.insert(topicChanges).values(named.map((item) => ({ topic, version, item })))
+    .orderBy(asc(topicChanges.version))
+    .limit(named.length + 1)
+  await together(
+    () => tx.insert(topicChanges).values(named.map((item) => ({ topic, version, item }))),
+    // Each by its key: a range would also lock what lies beside it, where other topics write, and they would wait in a circle.
+    ...old.map(
+      (change) => () =>
+        tx
+          .delete(topicChanges)
+          .where(
+            and(
+              eq(topicChanges.topic, topic),
+              eq(topicChanges.version, change.version),
+              eq(topicChanges.item, change.item),
+            ),
+          ),
+    ),
+  )
 }
 
 /** More rows than this are loaded with all others. */
 const MOST_ITEMS = 200
-/** A node that is further behind loads everything. */
+/** A node that is further behind loads everything: far from where changes are being removed, row by row. */
+const MOST_VERSIONS = 250
 const KEPT_VERSIONS = 500
 
 export async function readTopicVersion(db: Db, topic: string): Promise<number> {
@@ -176,7 +196,7 @@ export async function readTopicChanges(
   const { topicChanges: changes } = db.tables
   const { after, upTo } = range
   if (upTo === after) return []
-  if (upTo < after || upTo - after > KEPT_VERSIONS) return undefined
+  if (upTo < after || upTo - after > MOST_VERSIONS) return undefined
   const rows = await db
     .select({ version: changes.version, item: changes.item })
     .from(changes)

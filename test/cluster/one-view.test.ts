@@ -141,15 +141,18 @@ if (SERVER_ENGINE) {
           { key: userGone, revoke: () => anywhere.call('DELETE', `/api/user/${fourth.id}`) },
         ]
         const revokedMs = new Map<string, number>()
-        await Promise.all(
-          revocations.map(async ({ key, revoke }) => {
-            await revoke()
-            revokedMs.set(key.key, performance.now())
-          }),
-        )
-        await Bun.sleep(4_000)
-        isOver = true
-        await Promise.all(hammer)
+        try {
+          await Promise.all(
+            revocations.map(async ({ key, revoke }) => {
+              await revoke()
+              revokedMs.set(key.key, performance.now())
+            }),
+          )
+          await Bun.sleep(4_000)
+        } finally {
+          isOver = true
+          await Promise.all(hammer)
+        }
         databaseProxy.delay(0)
         for (const key of keys) {
           const late = (accepted.get(key.key) ?? 0) - (revokedMs.get(key.key) ?? 0)
