@@ -292,7 +292,7 @@ if (HAS_SERVERS)
       const before = await asked()
       for (let n = 0; n < 20; n += 1) expect(await one(limited.app.key)).toBe(200)
       // What the node itself asks now and then is far less than one for each call.
-    expect((await asked()) - before).toBeLessThan(20)
+      expect((await asked()) - before).toBeLessThan(20)
       for (let n = 0; n < 20; n += 1) expect(await one(bounded)).toBe(200)
       expect(await asked()).toBeGreaterThanOrEqual(before + 40)
       redis.process.kill('SIGKILL')
