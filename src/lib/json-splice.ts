@@ -2,6 +2,7 @@
  * Edits members of a JSON object in its raw bytes: big integers, key order, unknown fields, escapes and white space of all
  * that is not named stay as they were. It does not check the document; callers have parsed it already.
  */
+import { concat } from './bytes.ts'
 
 export type Edit =
   /** `value` is JSON text. The member is replaced, or added at the end of its object with the parents it lacks. */
@@ -159,16 +160,6 @@ function applyCuts(bytes: Uint8Array<ArrayBuffer>, cuts: readonly Cut[]): readon
   }
   parts.push(bytes.subarray(from))
   return parts
-}
-
-function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const result = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
-  let at = 0
-  for (const part of parts) {
-    result.set(part, at)
-    at += part.byteLength
-  }
-  return result
 }
 
 type KeyFilter = (bytes: Uint8Array, start: number, end: number) => string | undefined

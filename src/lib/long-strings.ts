@@ -4,6 +4,7 @@
  * collector next to nothing, while its text and its strings would be 20 to 40 MB, kept until it looks.
  */
 import { isUtf8 } from 'node:buffer'
+import { concat } from './bytes.ts'
 import type { Turns } from './turns.ts'
 
 /** A string's content in its document, as byte offsets between the quotes. */
@@ -131,20 +132,13 @@ function isKeyBefore(bytes: Uint8Array, from: number): boolean {
 function withMarks(bytes: Uint8Array, spans: readonly Span[], name: string): Uint8Array {
   const encoder = new TextEncoder()
   const marks = spans.map((_, number) => encoder.encode(`<${name}:${number}>`))
-  const cut = spans.reduce((sum, { start, end }, number) => sum + end - start - marks[number]!.length, 0)
-  const result = new Uint8Array(bytes.length - cut)
-  let [from, at] = [0, 0]
-  const put = (part: Uint8Array): void => {
-    result.set(part, at)
-    at += part.length
-  }
+  const parts: Uint8Array[] = []
+  let from = 0
   for (const [number, { start, end }] of spans.entries()) {
-    put(bytes.subarray(from, start))
-    put(marks[number]!)
+    parts.push(bytes.subarray(from, start), marks[number]!)
     from = end
   }
-  put(bytes.subarray(from))
-  return result
+  return concat([...parts, bytes.subarray(from)])
 }
 
 /** @returns undefined when it is no JSON */

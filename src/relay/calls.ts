@@ -180,7 +180,7 @@ export function createCalls(deps: CallsDeps) {
 
   const estimate = (price: Purse['price'], call: Call): number => prices.estimate(price, call)
 
-  /** Groups that have a channel which offers the operation, in the caller's order. @throws GatewayError when none has */
+  /** Groups that have a channel for the model, in the caller's order. @throws GatewayError when none has */
   const routesOf = (call: Call, trace: Trace): readonly Route[] => {
     const { caller, model } = call
     const found: Route[] = []

@@ -1,4 +1,5 @@
 /** Finds event-stream frames in raw bytes, so that a forwarded stream can be held, cut and thinned out without being rewritten. */
+import { concat } from '../lib/bytes.ts'
 import { createSseParser } from '../lib/sse.ts'
 
 const LF = 10
@@ -49,14 +50,4 @@ export function withoutFrames(bytes: Uint8Array, hidden: ReadonlySet<string>): U
     from = end
   }
   return concat(kept)
-}
-
-export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0))
-  let at = 0
-  for (const part of parts) {
-    bytes.set(part, at)
-    at += part.length
-  }
-  return bytes
 }

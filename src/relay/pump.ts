@@ -4,10 +4,11 @@
  * never lands inside one, and the last frame waits until the charge is journalled.
  */
 import { GatewayError } from '../errors.ts'
+import { concat } from '../lib/bytes.ts'
 import type { Log } from '../lib/log.ts'
 import { createSseParser, type SseFrame, sseComment } from '../lib/sse.ts'
 import type { StreamDecoder, StreamEncoder, StreamEvent } from '../protocol/index.ts'
-import { concat, lastFrameEnd, withoutFrames } from './frame-bytes.ts'
+import { lastFrameEnd, withoutFrames } from './frame-bytes.ts'
 import type { Gauge } from './gauge.ts'
 import { createSkim } from './skim.ts'
 import type { Tally } from './tally.ts'

@@ -3,6 +3,7 @@
  * bytes are kept as they were received; the parsed body stands beside them.
  */
 import { GatewayError } from '../errors.ts'
+import { concat } from '../lib/bytes.ts'
 import { type LongStrings, readLongStrings } from '../lib/long-strings.ts'
 import type { Turns } from '../lib/turns.ts'
 import type { Readers } from './upload.ts'
@@ -141,13 +142,7 @@ async function collect(stream: ReadableStream<Uint8Array>, limitBytes: number): 
     }
     parts.push(value)
   }
-  const bytes = new Uint8Array(total)
-  let at = 0
-  for (const part of parts) {
-    bytes.set(part, at)
-    at += part.length
-  }
-  return bytes
+  return concat(parts)
 }
 
 function decodeUtf8(bytes: Uint8Array): string {

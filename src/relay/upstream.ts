@@ -3,8 +3,8 @@
  * of the whole call. Whoever ends the call (client, time-out, stop of the node) aborts it here, and the reason is kept.
  */
 import { GatewayError } from '../errors.ts'
+import { concat } from '../lib/bytes.ts'
 import type { Clock } from '../lib/clock.ts'
-import { concat } from './frame-bytes.ts'
 import type { Reach } from './reach.ts'
 import { isUpload, type Upload } from './upload.ts'
 import type { Watch, Watched } from './watch.ts'
