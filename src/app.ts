@@ -431,7 +431,6 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       options,
       log,
       clock,
-      fetch,
       clientIp: ipOf,
       // A node that is stopping still serves what meets it, until its listener closes.
       isReady: () => ledger.isWritable(),

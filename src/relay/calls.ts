@@ -20,7 +20,7 @@ import { jsonResponse, type Stamp, streamResponse, wholeResponse } from './respo
 import { type Client, createRunning, type LiveCall, type Running } from './running.ts'
 import { createTally, type Tally } from './tally.ts'
 import type { Attempt, Call, CallReport, Ending, Purse } from './types.ts'
-import { asSendError, type Exchange, readAnswer, type Sender, type UpstreamLimits } from './upstream.ts'
+import { asSendError, bodyStream, type Exchange, readAnswer, type Sender, type UpstreamLimits } from './upstream.ts'
 
 export interface CallsDeps {
   readonly channels: Channels
@@ -318,11 +318,11 @@ export function createCalls(deps: CallsDeps) {
       // Megabytes are not kept beside the client's bytes while the upstream works: those are there to try again.
       if (call.readers) built = { ...built, body: '' }
       exchange = await sending
-      const { response } = exchange
-      entry.status = response.status
+      const { answer } = exchange
+      entry.status = answer.status
       const secrets = [key.key]
-      if (!response.ok) throw await readFailure(exchange, channel, secrets)
-      const isEvents = (response.headers.get('content-type') ?? '').includes('text/event-stream')
+      if (answer.status < 200 || answer.status > 299) throw await readFailure(exchange, channel, secrets)
+      const isEvents = (answer.fields['content-type'] ?? '').includes('text/event-stream')
       const transforms = call.isStream && channel.provider.transformStream !== undefined
       // Some upstreams stream whatever was asked for; that is what the client gets then, too.
       return isEvents || transforms
@@ -449,7 +449,7 @@ export function createCalls(deps: CallsDeps) {
     }
     await settle(served, 'complete')
     channels.report(outcomeOf(entry))
-    return wholeResponse(body, isForwarded ? exchange.response.headers : undefined, call.id, stamp)
+    return wholeResponse(body, isForwarded ? exchange.answer.fields : undefined, call.id, stamp)
   }
 
   const stream = async (served: Served & { readonly exchange: Exchange }): Promise<Response> => {
@@ -457,9 +457,10 @@ export function createCalls(deps: CallsDeps) {
     const { built, job } = withoutBodies(served)
     const { call, trace, purse, running } = job
     const { provider } = entry.channel
-    const raw = exchange.response.body
-    if (!raw) throw new GatewayError('empty_response')
-    const source = provider.transformStream ? provider.transformStream(raw, served.built.upstreamCall) : raw
+    const { answer } = exchange
+    const source = provider.transformStream
+      ? provider.transformStream(bodyStream(answer), served.built.upstreamCall).getReader()
+      : answer
     const codec = codecs[call.endpoint.protocol]
     const decoder =
       call.endpoint.operation === 'chat'
@@ -477,7 +478,7 @@ export function createCalls(deps: CallsDeps) {
           })
     const pump = createPump({
       exchange,
-      reader: source.getReader(),
+      reader: source,
       decoder,
       encoder,
       hidesUsage: built.hidesUsage,
@@ -584,7 +585,7 @@ const payerOf = ({ caller }: Call) => ({
 
 const upstreamId = (exchange: Exchange | undefined): string => {
   for (const name of UPSTREAM_ID_HEADERS) {
-    const value = exchange?.response.headers.get(name)
+    const value = exchange?.answer.fields[name]
     if (value) return value
   }
   return ''

@@ -1,6 +1,7 @@
 /** Reads how an upstream failed: its own words, the status that the operator gives them, and whether another channel may help. */
 import { type Channel, mappedStatus } from '../domain/channels/index.ts'
 import { GatewayError, type UpstreamError } from '../errors.ts'
+import type { HttpAnswer } from '../lib/http/client.ts'
 import { readUpstreamError } from '../protocol/index.ts'
 import { asSendError, type Exchange } from './upstream.ts'
 
@@ -13,13 +14,13 @@ export async function readFailure(
   channel: Channel,
   secrets: readonly string[],
 ): Promise<GatewayError> {
-  const { response } = exchange
+  const { answer } = exchange
   // A body that breaks off still comes with its status, which says enough.
-  const text = await readText(response).catch(() => '')
+  const text = await readText(answer).catch(() => '')
   const reason = exchange.abortedBy()
   if (reason !== undefined) return asSendError(reason, undefined)
-  const waitSec = Number(response.headers.get('retry-after') ?? Number.NaN)
-  return failureOf(readUpstreamError(response.status, text, secrets), channel, waitSec > 0 ? waitSec : undefined)
+  const waitSec = Number(answer.fields['retry-after'] ?? Number.NaN)
+  return failureOf(readUpstreamError(answer.status, text, secrets), channel, waitSec > 0 ? waitSec : undefined)
 }
 
 /** @param retryAfterSec what the upstream asked for; the client gets it when no other channel helps */
@@ -43,14 +44,15 @@ export function reasonOf(error: GatewayError): string {
   return `${error.code}: ${error.upstream?.message ?? error.public}${detail}`
 }
 
-async function readText(response: Response): Promise<string> {
+async function readText(answer: HttpAnswer): Promise<string> {
   const decoder = new TextDecoder()
   let text = ''
   let size = 0
-  for await (const chunk of response.body ?? []) {
-    size += chunk.byteLength
-    text += decoder.decode(chunk, { stream: true })
-    if (size > MAX_ERROR_BYTES) break
+  while (size <= MAX_ERROR_BYTES) {
+    const { done, value } = await answer.read()
+    if (done) break
+    size += value.length
+    text += decoder.decode(value, { stream: true })
   }
   return text
 }

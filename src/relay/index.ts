@@ -9,6 +9,7 @@ import type { Options } from '../domain/options/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { newRequestId } from '../lib/headers.ts'
+import { createHttpClient } from '../lib/http/client.ts'
 import type { Log } from '../lib/log.ts'
 import { createTurns } from '../lib/turns.ts'
 import { codecs } from '../protocol/index.ts'
@@ -16,7 +17,6 @@ import { askingOf, showLimits } from './admission.ts'
 import { type CallsDeps, countInput, createCalls } from './calls.ts'
 import { createModelLists, listDialect } from './models.ts'
 import { completions, countTokens, embeddings } from './plain.ts'
-import { createReach } from './reach.ts'
 import { type Body, freeBody, readBody } from './read.ts'
 import { createRefusals } from './refusals.ts'
 import { errorResponse, jsonResponse, type Stamp } from './respond.ts'
@@ -41,7 +41,6 @@ export interface RelayDeps {
   readonly options: Options
   readonly log: Log
   readonly clock: Clock
-  readonly fetch: (url: string, init: RequestInit) => Promise<Response>
   readonly clientIp: (request: Request, server: PeerSource | null) => string
   readonly isReady: () => boolean
   /** What this node has too much of to take calls now: the verdict of a moment ago, free to ask. */
@@ -105,8 +104,8 @@ export function createRelay(deps: RelayDeps) {
     write: (record) =>
       ledger.note(record).catch((error: unknown) => log.error('joined refusals were not journalled', { error })),
   })
-  const reach = createReach({ clock })
-  const sender = createSender({ fetch: deps.fetch, clock, watch, reach, isTlsChecked: deps.isTlsChecked })
+  const client = createHttpClient({ clock, isTlsChecked: deps.isTlsChecked, env: process.env })
+  const sender = createSender({ client, clock, watch })
   const turns = createTurns(clock)
   const calls = createCalls({ ...deps, limits, sender, refusals, stamp, turns })
   const models = createModelLists({ channels, prices })
@@ -291,7 +290,11 @@ export function createRelay(deps: RelayDeps) {
     .options('/v1/*', () => new Response(null, { status: 204, headers: CORS }), UNDOCUMENTED)
     .all('/v1/*', ({ request }) => unknownPath(request), { parse: 'none', ...UNDOCUMENTED })
 
-  return { routes, unknownPath, test, active: calls.active, drain: calls.drain }
+  const drain = async (deadlineMs: number): Promise<void> => {
+    await calls.drain(deadlineMs)
+    client.close()
+  }
+  return { routes, unknownPath, test, active: calls.active, drain }
 }
 export type Relay = ReturnType<typeof createRelay>
 

@@ -17,7 +17,7 @@ import { asSendError, type Exchange } from './upstream.ts'
 
 export interface PumpOptions {
   readonly exchange: Exchange
-  readonly reader: ReadableStreamDefaultReader<Uint8Array>
+  readonly reader: Pick<ReadableStreamDefaultReader<Uint8Array>, 'read'>
   readonly decoder: StreamDecoder
   /** Absent: the bytes are handed on as they came. */
   readonly encoder: StreamEncoder | undefined

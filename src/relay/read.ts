@@ -20,7 +20,8 @@ export interface Body {
   readonly isModelAmbiguous: boolean
 }
 
-const ENCODINGS: Readonly<Record<string, Bun.CompressionFormat>> = {
+/** What `Content-Encoding` may say. */
+export const CONTENT_CODINGS: Readonly<Record<string, Bun.CompressionFormat | undefined>> = {
   gzip: 'gzip',
   'x-gzip': 'gzip',
   deflate: 'deflate',
@@ -116,7 +117,7 @@ async function receive(request: Request, limitBytes: number): Promise<Uint8Array
     if (isPlain && declared !== null) return await request.bytes()
     if (!request.body) return new Uint8Array()
     if (isPlain) return await collect(request.body, limitBytes)
-    const format = ENCODINGS[encoding]
+    const format = CONTENT_CODINGS[encoding]
     if (!format) throw invalid(`The content encoding ${encoding} is not supported`)
     return await collect(request.body.pipeThrough(new DecompressionStream(format as CompressionFormat)), limitBytes)
   } catch (error) {

@@ -59,14 +59,12 @@ const stamped = (fields: Fields, requestId: string, stamp: Stamp): Fields => {
 /** @param upstream headers to hand on; absent when the body is our own */
 export function wholeResponse(
   body: Uint8Array<ArrayBuffer> | string,
-  upstream: Headers | undefined,
+  upstream: Readonly<Fields> | undefined,
   requestId: string,
   stamp: Stamp,
 ): Response {
   const fields: Fields = { 'content-type': 'application/json' }
-  upstream?.forEach((value, name) => {
-    if (!NOT_FORWARDED.has(name)) fields[name] = value
-  })
+  for (const name in upstream) if (!NOT_FORWARDED.has(name)) fields[name] = upstream[name]!
   return new Response(body, { headers: stamped(fields, requestId, stamp) })
 }
 

@@ -5,8 +5,8 @@
 import { GatewayError } from '../errors.ts'
 import { concat } from '../lib/bytes.ts'
 import type { Clock } from '../lib/clock.ts'
-import type { Reach } from './reach.ts'
-import { isUpload, type Upload } from './upload.ts'
+import type { HttpAnswer, HttpClient, HttpRequest } from '../lib/http/client.ts'
+import { CONTENT_CODINGS } from './read.ts'
 import type { Watch, Watched } from './watch.ts'
 
 export interface UpstreamLimits {
@@ -24,7 +24,7 @@ export type AbortReason = 'client-gone' | 'unreachable' | 'timeout' | 'shutting-
 
 /** One exchange with an upstream. `close` must be called when nothing more is read. */
 export interface Exchange {
-  readonly response: Response
+  readonly answer: HttpAnswer
   abort(reason: AbortReason): void
   abortedBy(): AbortReason | undefined
   /** Silence counts only while we wait for the upstream. */
@@ -37,36 +37,28 @@ export interface Exchange {
 }
 
 export interface Sender {
-  send(request: {
-    readonly url: string
-    readonly headers: Headers
-    readonly body: Uint8Array<ArrayBuffer> | string | Upload
-    readonly proxy: string
-    readonly limits: UpstreamLimits
-    /** Told how to abort as soon as the call is under way. */
-    readonly onOpen: (abort: (reason: AbortReason) => void) => void
-  }): Promise<Exchange>
+  send(
+    request: HttpRequest & {
+      readonly limits: UpstreamLimits
+      /** Told how to abort as soon as the call is under way. */
+      readonly onOpen: (abort: (reason: AbortReason) => void) => void
+    },
+  ): Promise<Exchange>
 }
 
-type FetchLike = (url: string, init: RequestInit) => Promise<Response>
-
 export function createSender(deps: {
-  readonly fetch: FetchLike
+  readonly client: HttpClient
   readonly clock: Clock
   readonly watch: Watch
-  readonly reach: Reach
-  readonly isTlsChecked: boolean
 }): Sender {
-  const { fetch, clock, watch, reach, isTlsChecked } = deps
+  const { client, clock, watch } = deps
   return {
-    async send({ url, headers, body, proxy, limits, onOpen }) {
-      const controller = new AbortController()
-      const host = proxy === '' ? url : proxy
+    async send(request) {
+      const { limits, onOpen } = request
       let reason: AbortReason | undefined
       const startedAtMs = clock.monotonic()
       const totalAtMs = limits.totalMs > 0 ? startedAtMs + limits.totalMs : Number.POSITIVE_INFINITY
-      // Half of the time is left to a look at whether the host takes connections at all; a quick answer costs no look.
-      let lookAtMs = limits.connectMs > 0 ? startedAtMs + limits.connectMs / 2 : Number.POSITIVE_INFINITY
+      let connectedByMs = limits.connectMs > 0 ? startedAtMs + limits.connectMs : Number.POSITIVE_INFINITY
       let lastByteAtMs = startedAtMs
       let silentLimitMs = limits.firstByteMs > 0 ? limits.firstByteMs : Number.POSITIVE_INFINITY
       let isWaiting = true
@@ -75,18 +67,16 @@ export function createSender(deps: {
       let nextBeatAtMs = Number.POSITIVE_INFINITY
       let stall: (() => void) | undefined
 
+      const call = client.post(request)
       const abort = (by: AbortReason): void => {
         if (reason !== undefined) return
         reason = by
-        controller.abort(new Error(by))
-      }
-      const look = async (): Promise<void> => {
-        if (!(await reach.isReachable(host, limits.connectMs / 2)) && lastByteAtMs === startedAtMs) abort('unreachable')
+        call.abort(new Error(by))
       }
       const schedule = (): void => {
         const silentAtMs = isWaiting || stall ? lastByteAtMs + silentLimitMs : Number.POSITIVE_INFINITY
         const beatAtMs = isWaiting ? nextBeatAtMs : Number.POSITIVE_INFINITY
-        watched.dueAtMs = Math.min(totalAtMs, silentAtMs, beatAtMs, lookAtMs)
+        watched.dueAtMs = Math.min(totalAtMs, silentAtMs, beatAtMs, connectedByMs)
       }
       const watched: Watched = {
         dueAtMs: 0,
@@ -103,9 +93,9 @@ export function createSender(deps: {
             watched.dueAtMs = Number.POSITIVE_INFINITY
             return
           }
-          if (nowMs >= lookAtMs) {
-            lookAtMs = Number.POSITIVE_INFINITY
-            void look()
+          if (nowMs >= connectedByMs) {
+            connectedByMs = Number.POSITIVE_INFINITY
+            if (!call.isConnected()) return abort('unreachable')
           }
           if (isSilent && stall) {
             stall()
@@ -121,27 +111,14 @@ export function createSender(deps: {
       schedule()
       watch.add(watched)
       onOpen(abort)
-      if (isUpload(body)) headers.set('content-length', String(body.length))
       try {
-        const init: Record<string, unknown> = {
-          method: 'POST',
-          headers,
-          body: isUpload(body) ? body.pieces() : body,
-          redirect: 'manual',
-          signal: controller.signal,
-          // Bun's own limit would end long answers; ours are above.
-          timeout: false,
-        }
-        if (proxy !== '') init['proxy'] = proxy
-        if (!isTlsChecked) init['tls'] = { rejectUnauthorized: false }
-        const response = await fetch(url, init as RequestInit)
+        const answer = decoded(await call.answer)
         lastByteAtMs = clock.monotonic()
         silentLimitMs = limits.idleMs
-        lookAtMs = Number.POSITIVE_INFINITY
+        connectedByMs = Number.POSITIVE_INFINITY
         schedule()
-        reach.noteContact(host)
         return {
-          response,
+          answer,
           abort,
           abortedBy: () => reason,
           waiting(now) {
@@ -169,6 +146,30 @@ export function createSender(deps: {
   }
 }
 
+/** Plain bytes were asked for; some send others. */
+function decoded(answer: HttpAnswer): HttpAnswer {
+  const format = CONTENT_CODINGS[answer.fields['content-encoding']?.trim().toLowerCase() ?? '']
+  if (!format) return answer
+  const reader = bodyStream(answer)
+    .pipeThrough(new DecompressionStream(format as CompressionFormat))
+    .getReader()
+  const { 'content-length': _length, ...fields } = answer.fields
+  return { status: answer.status, fields, read: () => reader.read() as ReturnType<HttpAnswer['read']> }
+}
+
+export function bodyStream(answer: HttpAnswer): ReadableStream<Uint8Array<ArrayBuffer>> {
+  return new ReadableStream(
+    {
+      async pull(controller) {
+        const { done, value } = await answer.read()
+        if (done) controller.close()
+        else controller.enqueue(value)
+      },
+    },
+    { highWaterMark: 0 },
+  )
+}
+
 /** @param reason why we aborted, if we did */
 export function asSendError(reason: AbortReason | undefined, cause: unknown): GatewayError {
   switch (reason) {
@@ -191,18 +192,17 @@ export function asSendError(reason: AbortReason | undefined, cause: unknown): Ga
  * @throws GatewayError when it breaks off or is larger than `maxBytes`
  */
 export async function readAnswer(exchange: Exchange, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
-  const { response } = exchange
   try {
-    if (Number(response.headers.get('content-length') ?? maxBytes + 1) <= maxBytes) return await response.bytes()
-    const parts: Uint8Array[] = []
+    const parts: Uint8Array<ArrayBuffer>[] = []
     let size = 0
-    for await (const part of response.body ?? []) {
+    for (;;) {
+      const { done, value } = await exchange.answer.read()
+      if (done) return parts.length === 1 ? parts[0]! : concat(parts)
       exchange.waiting(true)
-      parts.push(part)
-      size += part.length
+      parts.push(value)
+      size += value.length
       if (size > maxBytes) throw new GatewayError('bad_response_body', { detail: `more than ${maxBytes} bytes` })
     }
-    return concat(parts)
   } catch (cause) {
     throw cause instanceof GatewayError ? cause : asSendError(exchange.abortedBy(), cause)
   }

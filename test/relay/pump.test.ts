@@ -24,7 +24,7 @@ function scripted(options: Partial<PumpOptions> = {}) {
   const ends: { ending: Ending; error: GatewayError | undefined }[] = []
   const calls: { silence?: () => void; stall?: () => void; abortedBy?: AbortReason } = {}
   const exchange: Exchange = {
-    response: new Response(body),
+    answer: { status: 200, fields: {}, read: () => Promise.reject(new Error('the pump has a reader of its own')) },
     abort(reason) {
       if (calls.abortedBy) return
       calls.abortedBy = reason
