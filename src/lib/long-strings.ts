@@ -7,7 +7,7 @@ import { isUtf8 } from 'node:buffer'
 import { concat } from './bytes.ts'
 import type { Turns } from './turns.ts'
 
-/** A string's content in its document, as byte offsets between the quotes. */
+/** A string's content in its document, or a part of it, as byte offsets between the quotes. */
 export interface Span {
   readonly start: number
   readonly end: number
@@ -21,6 +21,11 @@ export interface LongStrings {
   find(text: string): Span | undefined
   /** JSON text made from a part of the document, with the strings themselves in the place of marks. */
   restore(text: string): string
+  /** What is between two characters of a string. */
+  text(span: Span): string
+  mark(span: Span): string
+  /** The same as `restore` without a copy: strings in the place of marks are views of the document's bytes. */
+  parts(text: string): readonly (string | Uint8Array<ArrayBuffer>)[]
 }
 
 /** Shorter strings are cheaper to make than to mark. */
@@ -51,24 +56,51 @@ export async function readLongStrings(bytes: Uint8Array<ArrayBuffer>, turns: Tur
   const name = crypto.randomUUID()
   const json = parse(withMarks(bytes, spans, name))
   if (json === undefined) return undefined
-  const pattern = new RegExp(`<${name}:(\\d+)>`, 'g')
-  const whole = new RegExp(`^<${name}:(\\d+)>$`)
-  const decoder = new TextDecoder()
-  const raw = ({ start, end }: Span): string => decoder.decode(bytes.subarray(start - 1, end + 1))
+  const pattern = new RegExp(`<${name}:(\\d+):(\\d+)>`, 'g')
+  const whole = new RegExp(`^<${name}:(\\d+):(\\d+)>$`)
+  const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+  const textAt = ({ start, end }: Span): string => JSON.parse(`"${decoder.decode(bytes.subarray(start, end))}"`)
   return {
     bytes,
     json,
     find(text) {
-      const number = whole.exec(text)?.[1]
-      return number === undefined ? undefined : spans[Number(number)]
+      const [, start, end] = whole.exec(text) ?? []
+      return end === undefined ? undefined : { start: Number(start), end: Number(end) }
     },
     restore: (text) =>
       text.includes(name)
-        ? text.replace(pattern, (_, number: string) =>
-            JSON.stringify(JSON.parse(raw(spans[Number(number)]!))).slice(1, -1),
+        ? text.replace(pattern, (_, start: string, end: string) =>
+            JSON.stringify(textAt({ start: Number(start), end: Number(end) })).slice(1, -1),
           )
         : text,
+    text: textAt,
+    mark: (span) => markOf(name, span),
+    parts(text) {
+      const parts: (string | Uint8Array<ArrayBuffer>)[] = []
+      let from = 0
+      for (const { 0: mark, 1: start, 2: end, index } of text.matchAll(pattern)) {
+        parts.push(text.slice(from, index), bytes.subarray(Number(start), Number(end)))
+        from = index + mark.length
+      }
+      return [...parts, text.slice(from)]
+    },
   }
+}
+
+const markOf = (name: string, { start, end }: Span): string => `<${name}:${start}:${end}>`
+
+/** @returns where the last character of a string's content starts; the halves of a pair written as escapes are two */
+export function lastCharacter(bytes: Uint8Array, { start, end }: Span): number {
+  let from = end - 1
+  while (from > start && (bytes[from]! & 0xc0) === 0x80) from--
+  if (isEscaped(bytes, start, from)) return from - 1
+  return bytes[end - 5] === LETTER_U && isEscaped(bytes, start, end - 5) ? end - 6 : from
+}
+
+function isEscaped(bytes: Uint8Array, start: number, at: number): boolean {
+  let first = at
+  while (first > start && bytes[first - 1] === BACKSLASH) first--
+  return (at - first) % 2 === 1
 }
 
 interface Scan {
@@ -131,12 +163,11 @@ function isKeyBefore(bytes: Uint8Array, from: number): boolean {
 
 function withMarks(bytes: Uint8Array, spans: readonly Span[], name: string): Uint8Array {
   const encoder = new TextEncoder()
-  const marks = spans.map((_, number) => encoder.encode(`<${name}:${number}>`))
   const parts: Uint8Array[] = []
   let from = 0
-  for (const [number, { start, end }] of spans.entries()) {
-    parts.push(bytes.subarray(from, start), marks[number]!)
-    from = end
+  for (const span of spans) {
+    parts.push(bytes.subarray(from, span.start), encoder.encode(markOf(name, span)))
+    from = span.end
   }
   return concat([...parts, bytes.subarray(from)])
 }

@@ -16,9 +16,10 @@ import { type Edit, spliceJson, spliceParts } from '../lib/json-splice.ts'
 import type { Turns } from '../lib/turns.ts'
 import { codecs, type Loss, type Protocol } from '../protocol/index.ts'
 import type { Provider, UpstreamCall, UpstreamChannel } from '../provider/provider.ts'
+import { withOpened } from './opened.ts'
 import { LARGE_BYTES, wholeJson } from './read.ts'
 import type { Attempt, Call } from './types.ts'
-import { type Upload, uploadOf, uploadOfText } from './upload.ts'
+import { type Upload, uploadOf } from './upload.ts'
 
 type Json = Record<string, unknown>
 
@@ -83,12 +84,13 @@ export async function buildUpstream(
   if (!way) throw new GatewayError('convert_request_failed', { params: { reason: 'The channel does not offer this' } })
   const { protocol } = way
   const isConverted = protocol !== call.endpoint.protocol
-  if (isConverted && call.long) return buildWhole(call, channel, key, upstreamModel, options)
+  const source = isConverted && call.long ? withOpened(call.json, call.long) : call.json
+  if (!source) return buildWhole(call, channel, key, upstreamModel, options)
   // Whatever makes an upstream report its usage, a client that did not ask must not meet a chunk without choices.
   const isUnasked = options.isUsageForced && call.isStream && protocol === 'openai-chat' && call.includeUsage !== true
   const asksUsage = isUnasked && provider.hasStreamOptions
   const wanted = { call, channel, upstreamModel, options, protocol, isConverted }
-  const { json, losses, isPromptChanged } = bodyOf(wanted)
+  const { json, losses, isPromptChanged } = bodyOf(source, wanted)
   const upstreamCall: UpstreamCall = {
     operation: call.endpoint.operation,
     protocol,
@@ -131,7 +133,9 @@ export async function buildUpstream(
     const body = call.readers ? uploadOf(spliceParts(call.bytes, edits), call.readers) : spliceJson(call.bytes, edits)
     return { ...common, body, way: 'forward', touched: [], hidesUsage: common.hidesUsage && !isPassedThrough }
   }
-  if (call.long) return buildWhole(call, channel, key, upstreamModel, options)
+  // Edits may look into any string, the codecs only into those that were put back.
+  if (call.long && (!isConverted || isPatched || channel.paramOverride !== undefined))
+    return buildWhole(call, channel, key, upstreamModel, options)
   const patched = isPatched ? provider.patch!(json, upstreamCall, view) : json
   const overridden = applyParamOverride(withoutFiltered(patched, wanted, asksUsage), channel.paramOverride, {
     ...overrideContext,
@@ -150,15 +154,20 @@ export async function buildUpstream(
   const text = JSON.stringify(overridden.json)
   return {
     ...common,
-    body: text.length > LARGE_BYTES ? uploadOfText(text) : text,
+    ...(call.long && { upstreamCall: { ...upstreamCall, json: call.json } }),
+    body: call.long
+      ? uploadOf(call.long.parts(text), call.readers)
+      : text.length > LARGE_BYTES
+        ? uploadOf([text])
+        : text,
     way: isConverted ? 'convert' : 'patch',
     touched: overridden.touched,
   }
 }
 
 /**
- * What is not forwarded needs the long strings of a large body, too; nobody does once it is built. This is where memory
- * goes: text, strings and the new text are garbage of 70 MB for a body of 10, and one at a time is no less of it.
+ * What is edited needs the long strings of a large body, too; nobody does once it is built. This is where memory goes:
+ * text, strings and the new text are garbage of 70 MB for a body of 10, and one at a time is no less of it.
  */
 async function buildWhole(
   call: Call,
@@ -183,12 +192,14 @@ interface Wanted {
 }
 
 /** The parsed body in the upstream's dialect, the channel's system prompt and the mapped model in it. */
-function bodyOf({ call, channel, upstreamModel, options, protocol, isConverted }: Wanted): {
+function bodyOf(
+  own: Json,
+  { call, channel, upstreamModel, options, protocol, isConverted }: Wanted,
+): {
   readonly json: Json
   readonly losses: readonly Loss[]
   readonly isPromptChanged: boolean
 } {
-  const own = call.json as Json
   const prompted =
     call.endpoint.operation === 'chat'
       ? applySystemPrompt(own, call.endpoint.protocol, upstreamModel, channel.setting)

@@ -2,6 +2,7 @@
  * A large body on its way upstream, piece by piece: `fetch` copies what it is given as a whole, which takes milliseconds
  * and as much memory again until the answer has come. The length is known, so that the upstream sees a plain body.
  */
+import { concat } from '../lib/bytes.ts'
 
 export interface Upload {
   readonly length: number
@@ -15,13 +16,19 @@ export interface Readers {
 }
 
 const PIECE_BYTES = 256 * 1024
+/** Smaller pieces are cheaper to copy than to send. */
+const SMALL_BYTES = 32 * 1024
 
 export const isUpload = (body: Uint8Array | string | Upload): body is Upload =>
   typeof body === 'object' && 'pieces' in body
 
-/** @param readers of the bytes that the parts are views of */
-export function uploadOf(parts: readonly Uint8Array[], readers: Readers): Upload {
-  const lengthOf = (): number => parts.reduce((sum, part) => sum + part.length, 0)
+/**
+ * @param parts views of bytes, and texts without halves of pairs, such as what `JSON.stringify` makes
+ * @param readers of the bytes
+ */
+export function uploadOf(parts: readonly (string | Uint8Array)[], readers: Readers = { count: 0 }): Upload {
+  const lengthOf = (): number =>
+    parts.reduce((sum, part) => sum + (typeof part === 'string' ? Buffer.byteLength(part) : part.length), 0)
   const length = lengthOf()
   return {
     length,
@@ -30,8 +37,7 @@ export function uploadOf(parts: readonly Uint8Array[], readers: Readers): Upload
       if (lengthOf() !== length) throw new Error('nobody waits for this body any more')
       readers.count++
       try {
-        for (const part of parts)
-          for (let at = 0; at < part.length; at += PIECE_BYTES) yield part.subarray(at, at + PIECE_BYTES)
+        yield* gathered(parts)
       } finally {
         readers.count--
       }
@@ -39,20 +45,38 @@ export function uploadOf(parts: readonly Uint8Array[], readers: Readers): Upload
   }
 }
 
-/** @param text without halves of pairs, such as what `JSON.stringify` makes */
-export function uploadOfText(text: string): Upload {
-  return {
-    length: Buffer.byteLength(text),
-    async *pieces() {
-      const encoder = new TextEncoder()
-      for (let from = 0; from < text.length; ) {
-        let to = from + PIECE_BYTES
-        // A pair stays together.
-        if (isFirstHalf(text.charCodeAt(to - 1))) to--
-        yield encoder.encode(text.slice(from, to))
-        from = to
+/** Small parts go together: there may be one for each kilobyte. */
+function* gathered(parts: readonly (string | Uint8Array)[]): Generator<Uint8Array> {
+  let small: Uint8Array[] = []
+  let length = 0
+  for (const part of parts)
+    for (const piece of typeof part === 'string' ? piecesOfText(part) : piecesOf(part)) {
+      const isSmall = piece.length < SMALL_BYTES
+      if (length > 0 && (!isSmall || length + piece.length > PIECE_BYTES)) {
+        yield concat(small)
+        small = []
+        length = 0
       }
-    },
+      if (isSmall) {
+        small.push(piece)
+        length += piece.length
+      } else yield piece
+    }
+  if (length > 0) yield concat(small)
+}
+
+function* piecesOf(bytes: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at < bytes.length; at += PIECE_BYTES) yield bytes.subarray(at, at + PIECE_BYTES)
+}
+
+function* piecesOfText(text: string): Generator<Uint8Array> {
+  const encoder = new TextEncoder()
+  for (let from = 0; from < text.length; ) {
+    let to = from + PIECE_BYTES
+    // A pair stays together.
+    if (isFirstHalf(text.charCodeAt(to - 1))) to--
+    yield encoder.encode(text.slice(from, to))
+    from = to
   }
 }
 

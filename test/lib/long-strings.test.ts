@@ -110,8 +110,7 @@ test('nobody can write a mark, and keys are never cut', async () => {
   expect(key).toBe('k'.repeat(3000))
   expect(long!.find(mark)).toBeDefined()
   expect(long!.find(other)).toBeUndefined()
-  expect(long!.find(mark.replace(':0>', ':00>'))).toEqual(long!.find(mark))
-  expect(long!.find(mark.replace(':0>', ':7>'))).toBeUndefined()
+  expect(long!.find(`${mark} `)).toBeUndefined()
 })
 
 test('deep nesting is judged by JSON.parse', async () => {

@@ -12,6 +12,8 @@ beforeAll(async () => {
 afterAll(() => world.close(), 60_000)
 
 const LONG = 'Füchse sind schlau, "狐狸" 🎉 also.\n\tSee https://example.com/?a=1 at 7:30.\\ '.repeat(6_000)
+type Json = Record<string, unknown>
+
 const SHORT = 'Go on.'
 const IMAGE = 'iVBORw0KGgo'.repeat(40_000)
 
@@ -74,7 +76,7 @@ for (const { path, type, protocol, body } of DIALECTS)
   describe(path, () => {
     test('goes out to the byte with its length, and costs what a count of the whole text says', async () => {
       const { model } = await world.model({ type, behaviour: { usage: 'none' } })
-      const { service_tier: _filtered, ...kept } = body(model) as Record<string, unknown>
+      const { service_tier: _filtered, ...kept } = body(model) as Json
       const reply = await world.post(path, written(body(model)))
       expect(reply.status).toBe(200)
       const sent = world.upstream.last()
@@ -85,16 +87,39 @@ for (const { path, type, protocol, body } of DIALECTS)
       expect((await world.row(reply)).prompt_tokens).toBe(counted)
     })
 
+    const other = DIALECTS.find((dialect) => dialect.path !== path)!
+    const expectConverted = (upstreamModel: string) => {
+      const { value } = codecs[protocol].decodeRequest(body(upstreamModel))
+      const { json } = codecs[other.protocol].encodeRequest(value)
+      const { body: sent, headers } = world.upstream.last()
+      const { service_tier: _filtered, ...arrived } = JSON.parse(new TextDecoder().decode(sent)) as object & Json
+      expect(arrived).toEqual(json as Json)
+      expect(headers['content-length']).toBe(String(sent.length))
+    }
+
     test('is converted as a whole', async () => {
-      const other = DIALECTS.find((dialect) => dialect.path !== path)!
       const { model } = await world.model({ type: other.type })
       const reply = await world.post(path, written(body(model)))
       expect(reply.status).toBe(200)
-      const { value } = codecs[protocol].decodeRequest(body(model))
-      expect(world.upstream.last().json()['messages']).toEqual(
-        (codecs[other.protocol].encodeRequest(value, { defaultMaxOutputTokens: 1 }).json as { messages: unknown[] })
-          .messages,
-      )
+      expectConverted(model)
+    })
+
+    test('is converted again when an upstream fails', async () => {
+      const fields = { priority: 10 }
+      const { model } = await world.model({ type: other.type, behaviour: { status: 503 }, fields })
+      await world.channel({ model, type: other.type, sentAs: 'another-name' })
+      const reply = await world.post(path, written(body(model)))
+      expect(reply.status).toBe(200)
+      expectConverted('another-name')
+    })
+
+    test('is converted and edited', async () => {
+      const fields = { param_override: JSON.stringify({ temperature: 0.5 }) }
+      const { model } = await world.model({ type: other.type, fields })
+      expect((await world.post(path, written(body(model)))).status).toBe(200)
+      const { temperature, messages } = world.upstream.last().json()
+      expect(temperature).toBe(0.5)
+      expect(JSON.stringify(messages)).toContain(JSON.stringify(LONG).slice(1, -3))
     })
 
     test('is sent again as a whole when an upstream fails', async () => {

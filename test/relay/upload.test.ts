@@ -1,6 +1,6 @@
 import { expect, test } from 'bun:test'
 import { freeBody } from '../../src/relay/read.ts'
-import { type Upload, uploadOf, uploadOfText } from '../../src/relay/upload.ts'
+import { type Upload, uploadOf } from '../../src/relay/upload.ts'
 
 const read = async (upload: Upload): Promise<Buffer> => Buffer.concat(await Array.fromAsync(upload.pieces()))
 
@@ -15,7 +15,7 @@ test('parts of any size come as one body of the announced length', async () => {
 test('a text is cut between characters', async () => {
   for (let offset = 0; offset < 4; offset++) {
     const text = 'x'.repeat(262_141 + offset) + '🎉é狐'.repeat(100_000)
-    const upload = uploadOfText(text)
+    const upload = uploadOf([text])
     const whole = await read(upload)
     expect(whole.toString()).toBe(text)
     expect(whole.length).toBe(upload.length)
