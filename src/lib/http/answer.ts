@@ -35,6 +35,10 @@ const NAME = /^[!#$%&'*+\-.^_`|~\dA-Za-z]+$/
 // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what may not be in a value
 const NO_VALUE = /[\0-\x08\n-\x1f\x7f]/
 const LENGTH = /^\d{1,15}$/
+/** Of plain bytes: a `Buffer` is not given out, since its `slice` does not copy. */
+export const latin1 = (bytes: Uint8Array, from: number, to = bytes.length): string =>
+  Buffer.prototype.toString.call(bytes, 'latin1', from, to)
+
 const SPACE = 32
 const TAB = 9
 
@@ -81,7 +85,7 @@ function lengthOf(status: number, fields: Fields): Head['length'] {
 }
 
 export interface Sink {
-  give(piece: Buffer): void
+  give(piece: Uint8Array<ArrayBuffer>): void
 }
 
 /** Finds where a body ends. */
@@ -91,7 +95,7 @@ export interface Framing {
    * @returns where in `bytes` the answer ended; -1 when it goes on
    * @throws HttpError
    */
-  take(bytes: Buffer, sink: Sink): number
+  take(bytes: Uint8Array<ArrayBuffer>, sink: Sink): number
   /** Does a closed connection end the body in good order? */
   readonly endsAtClose: boolean
 }
@@ -115,7 +119,7 @@ class Counted implements Framing {
   constructor(length: number) {
     this.#left = length
   }
-  take(bytes: Buffer, sink: Sink): number {
+  take(bytes: Uint8Array<ArrayBuffer>, sink: Sink): number {
     const end = Math.min(this.#left, bytes.length)
     this.#left -= end
     if (end > 0) sink.give(end === bytes.length ? bytes : bytes.subarray(0, end))
@@ -138,7 +142,7 @@ class Chunks implements Framing {
   /** A line whose end has not come yet. */
   #line = ''
 
-  take(bytes: Buffer, sink: Sink): number {
+  take(bytes: Uint8Array<ArrayBuffer>, sink: Sink): number {
     let at = 0
     while (at < bytes.length) {
       if (this.#expects === 'data') {
@@ -151,10 +155,10 @@ class Chunks implements Framing {
       }
       const end = bytes.indexOf(LF, at)
       if (end < 0) {
-        this.#hold(bytes.toString('latin1', at))
+        this.#hold(latin1(bytes, at))
         return -1
       }
-      const line = this.#hold(bytes.toString('latin1', at, end))
+      const line = this.#hold(latin1(bytes, at, end))
       this.#line = ''
       at = end + 1
       if (line.charCodeAt(line.length - 1) !== CR) throw bad('a line end')

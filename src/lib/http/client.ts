@@ -9,7 +9,7 @@
 import type { Socket } from 'bun'
 import { concat } from '../bytes.ts'
 import type { Clock } from '../clock.ts'
-import { type Fields, type Framing, framingOf, type Head, HttpError, parseHead } from './answer.ts'
+import { type Fields, type Framing, framingOf, type Head, HttpError, latin1, parseHead } from './answer.ts'
 import { type Destination, type Owner, openConnection, proxyAuthorization } from './connect.ts'
 import { createProxyOf } from './proxy-of.ts'
 
@@ -232,14 +232,14 @@ class Call implements HttpCall, HttpAnswer {
     this.fields = fields
     this.#answered(this)
   }
-  give(piece: Buffer): void {
+  give(piece: Uint8Array<ArrayBuffer>): void {
     const reader = this.#reader
     if (reader) {
       this.#reader = undefined
-      reader.resolve({ done: false, value: piece as Uint8Array<ArrayBuffer> })
+      reader.resolve({ done: false, value: piece })
       return
     }
-    this.#pieces.push(piece as Uint8Array<ArrayBuffer>)
+    this.#pieces.push(piece)
     this.#waitingBytes += piece.length
     if (this.#waitingBytes > MAX_WAITING_BYTES) this.connection?.pause(true)
   }
@@ -291,7 +291,7 @@ class Connection implements Owner {
   #onDrained: PromiseWithResolvers<boolean> | undefined
   #isSent = false
   /** Bytes of a head that is not complete. */
-  #heard: Buffer | undefined
+  #heard: Uint8Array<ArrayBuffer> | undefined
   #answer: Head | undefined
   #framing: Framing | undefined
 
@@ -334,7 +334,7 @@ class Connection implements Owner {
     this.#closed(error)
   }
 
-  onBytes(bytes: Buffer): void {
+  onBytes(bytes: Uint8Array<ArrayBuffer>): void {
     try {
       // An answer that nobody asked for.
       if (!this.#call) this.close()
@@ -346,17 +346,17 @@ class Connection implements Owner {
     }
   }
 
-  #onHead(call: Call, bytes: Buffer): void {
-    const all = this.#heard ? Buffer.concat([this.#heard, bytes]) : bytes
+  #onHead(call: Call, bytes: Uint8Array<ArrayBuffer>): void {
+    const all = this.#heard ? concat([this.#heard, bytes]) : bytes
     this.#heard = undefined
-    const end = all.indexOf(HEAD_END)
+    const end = Buffer.prototype.indexOf.call(all, HEAD_END)
     if (end > MAX_HEAD_BYTES || (end < 0 && all.length > MAX_HEAD_BYTES))
       throw new HttpError('HTTP_BAD_ANSWER', 'the head of the answer is too long')
     if (end < 0) {
       this.#heard = all
       return
     }
-    const head = parseHead(all.toString('latin1', 0, end))
+    const head = parseHead(latin1(all, 0, end))
     const rest = all.subarray(end + HEAD_END.length)
     // What comes before the answer itself is of no interest; another protocol was not asked for.
     if (head.status === 101) throw new HttpError('HTTP_BAD_ANSWER', 'the upstream changes the protocol')
@@ -371,7 +371,7 @@ class Connection implements Owner {
     else if (rest.length > 0) this.#onBody(call, this.#framing, rest)
   }
 
-  #onBody(call: Call, framing: Framing, bytes: Buffer): void {
+  #onBody(call: Call, framing: Framing, bytes: Uint8Array<ArrayBuffer>): void {
     const end = framing.take(bytes, call)
     if (end >= 0) this.#ended(end < bytes.length)
   }

@@ -4,7 +4,7 @@
  */
 import type { Socket, SocketHandler } from 'bun'
 import { isIp } from '../ip.ts'
-import { HttpError } from './answer.ts'
+import { HttpError, latin1 } from './answer.ts'
 
 /** Where calls of one origin go. */
 export interface Destination {
@@ -19,7 +19,7 @@ export interface Destination {
 /** Who owns a connection hears of it here. After `onClosed` nothing more is called. */
 export interface Owner {
   onReady(socket: Socket<unknown>): void
-  onBytes(bytes: Buffer): void
+  onBytes(bytes: Uint8Array<ArrayBuffer>): void
   onDrain(): void
   onClosed(error: Error | undefined): void
 }
@@ -89,7 +89,8 @@ function opened(link: Link, socket: Socket<Link>): void {
   link.socket = secure
 }
 
-const handlers: SocketHandler<Link> = {
+const plainHandlers: SocketHandler<Link, 'uint8array'> = {
+  binaryType: 'uint8array',
   open(socket) {
     const link = socket.data
     // Also the socket on which TLS was put reports that it is open.
@@ -109,7 +110,7 @@ const handlers: SocketHandler<Link> = {
   data(socket, bytes) {
     const link = socket.data
     if (link.isOver || socket !== link.socket) return
-    if (!link.talk) return link.owner.onBytes(bytes)
+    if (!link.talk) return link.owner.onBytes(bytes as Uint8Array<ArrayBuffer>)
     try {
       const next = link.talk.hear(bytes)
       if (next === 'open') opened(link, socket)
@@ -136,12 +137,14 @@ const handlers: SocketHandler<Link> = {
     over(socket.data, error)
   },
 }
+/** Bun's types know of one kind of bytes only. */
+const handlers = plainHandlers as unknown as SocketHandler<Link>
 
 /** What is said to a proxy before it lets bytes through. */
 interface Talk {
   readonly hello: Uint8Array
   /** @returns what is said next; `open`: the way is open. @throws HttpError the proxy refuses */
-  hear(bytes: Buffer): Uint8Array | 'open' | undefined
+  hear(bytes: Uint8Array): Uint8Array | 'open' | undefined
 }
 
 const refused = (reason: string): HttpError => new HttpError('PROXY_REFUSED', `the proxy refused: ${reason}`)
@@ -168,7 +171,7 @@ function connectMethod(proxy: URL, { hostname, port }: Destination): Talk {
       `CONNECT ${at} HTTP/1.1\r\nHost: ${at}\r\n${authorization ? `Proxy-Authorization: ${authorization}\r\n` : ''}\r\n`,
     ),
     hear(bytes) {
-      heard += bytes.toString('latin1')
+      heard += latin1(bytes, 0)
       const end = heard.indexOf('\r\n\r\n')
       if (end < 0) {
         if (heard.length > 16_384) throw refused('its answer is too long')
