@@ -441,6 +441,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       isUsageForced: config.forceStreamOption,
       isTextCounted: config.countToken,
       isTlsChecked: !config.tlsInsecureSkipVerify,
+      proxies: { http: config.httpProxy, https: config.httpsProxy, no: config.noProxy },
       onCall: metrics.call,
       limits: {
         bodyBytes: config.maxRequestBodyMb * MIB,

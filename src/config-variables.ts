@@ -98,6 +98,23 @@ export const VARIABLES = {
     false,
     'Do not check certificates of upstreams',
   ),
+  httpProxy: text('process', 'HTTP_PROXY', '', 'Proxy for calls to `http://` upstreams: an http, https or socks5 URL', {
+    aliases: ['http_proxy'],
+    secret: 'address',
+  }),
+  httpsProxy: text('process', 'HTTPS_PROXY', '', 'Proxy for calls to `https://` upstreams', {
+    aliases: ['https_proxy'],
+    secret: 'address',
+  }),
+  noProxy: text(
+    'process',
+    'NO_PROXY',
+    '',
+    'Hosts, with those below them, that are called without a proxy; `*` for all',
+    {
+      aliases: ['no_proxy'],
+    },
+  ),
   reportedVersion: text('process', 'VERSION', '', 'Version to report instead of the built-in one'),
   isDebug: flag('process', 'DEBUG', '`true`: log at level debug'),
   logLevel: text('process', 'LOG_LEVEL', 'info', 'Least level that is logged', {
@@ -416,14 +433,7 @@ export const VARIABLES = {
 export type VariableKey = keyof typeof VARIABLES
 
 /** Read by the runtime itself, or by what runs around it. */
-export const RUNTIME_VARIABLES: readonly string[] = [
-  'HTTP_PROXY',
-  'HTTPS_PROXY',
-  'NO_PROXY',
-  'HOSTNAME',
-  'KUBERNETES_SERVICE_HOST',
-  'DOCKER_CONTAINER',
-]
+export const RUNTIME_VARIABLES: readonly string[] = ['HOSTNAME', 'KUBERNETES_SERVICE_HOST', 'DOCKER_CONTAINER']
 
 /**
  * Variables of New API, of its guides and of later releases that are accepted and change nothing: what they tune is absent here, not there

@@ -9,7 +9,7 @@ import type { Options } from '../domain/options/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import { newRequestId } from '../lib/headers.ts'
-import { createHttpClient } from '../lib/http/client.ts'
+import { createHttpClient, type Proxies } from '../lib/http/client.ts'
 import type { Log } from '../lib/log.ts'
 import { createTurns } from '../lib/turns.ts'
 import { codecs } from '../protocol/index.ts'
@@ -54,6 +54,7 @@ export interface RelayDeps {
   /** Count texts here (`CountToken`). */
   readonly isTextCounted: boolean
   readonly isTlsChecked: boolean
+  readonly proxies: Proxies
   readonly onCall?: CallsDeps['onCall']
   readonly limits: Omit<CallsDeps['limits'], keyof typeof DEFAULT_LIMITS> &
     Partial<typeof DEFAULT_LIMITS> & { readonly bodyBytes: number }
@@ -104,7 +105,7 @@ export function createRelay(deps: RelayDeps) {
     write: (record) =>
       ledger.note(record).catch((error: unknown) => log.error('joined refusals were not journalled', { error })),
   })
-  const client = createHttpClient({ clock, isTlsChecked: deps.isTlsChecked, env: process.env })
+  const client = createHttpClient({ clock, isTlsChecked: deps.isTlsChecked, proxies: deps.proxies })
   const sender = createSender({ client, clock, watch })
   const turns = createTurns(clock)
   const calls = createCalls({ ...deps, limits, sender, refusals, stamp, turns })

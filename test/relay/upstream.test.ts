@@ -15,7 +15,7 @@ const NONE: UpstreamLimits = { connectMs: 0, firstByteMs: 0, idleMs: 0, totalMs:
 
 function sender() {
   const watch = createWatch(systemClock, 10)
-  const client = createHttpClient({ clock: systemClock, isTlsChecked: true, env: {} })
+  const client = createHttpClient({ clock: systemClock, isTlsChecked: true, proxies: { http: '', https: '', no: '' } })
   const { send: sendTo } = createSender({ client, clock: systemClock, watch })
   const send = (model: string, limits: Partial<UpstreamLimits>, url = upstream.url, proxy = '') =>
     sendTo({

@@ -11,10 +11,11 @@ import { concat } from '../bytes.ts'
 import type { Clock } from '../clock.ts'
 import { type Fields, type Framing, framingOf, type Head, HttpError, latin1, parseHead } from './answer.ts'
 import { type Destination, type Owner, openConnection, proxyAuthorization } from './connect.ts'
-import { createProxyOf } from './proxy-of.ts'
+import { createProxyOf, type Proxies } from './proxy-of.ts'
 
 export type { Fields } from './answer.ts'
 export { HttpError } from './answer.ts'
+export type { Proxies } from './proxy-of.ts'
 
 export interface HttpRequest {
   /** http or https */
@@ -22,7 +23,7 @@ export interface HttpRequest {
   readonly headers: Headers
   /** A body in pieces says its length. */
   readonly body: Uint8Array | string | { readonly length: number; pieces(): AsyncIterable<Uint8Array> }
-  /** http, https, socks5 or socks5h URL; '': what the environment names */
+  /** http, https, socks5 or socks5h URL; '': what holds for all calls */
   readonly proxy: string
 }
 
@@ -75,18 +76,18 @@ interface Target extends Destination {
 /**
  * @param options.clock for connections out of use
  * @param options.isTlsChecked certificates must be valid, and of the host that was called
- * @param options.env names proxies
+ * @param options.proxies for calls that name none
  */
 export function createHttpClient({
   clock,
   isTlsChecked,
-  env,
+  proxies,
 }: {
   readonly clock: Clock
   readonly isTlsChecked: boolean
-  readonly env: Readonly<Record<string, string | undefined>>
+  readonly proxies: Proxies
 }): HttpClient {
-  const proxyOf = createProxyOf(env)
+  const proxyOf = createProxyOf(proxies)
   const targets = new Map<string, Target>()
   let sweeper: ReturnType<typeof setInterval> | undefined
 

@@ -4,20 +4,26 @@
  */
 import { isIp } from '../ip.ts'
 
-type Environment = Readonly<Record<string, string | undefined>>
+/** As the variables of these names say; '' for none. */
+export interface Proxies {
+  readonly http: string
+  readonly https: string
+  /** Hosts that are called without one. */
+  readonly no: string
+}
 
 /** @returns for an origin, such as `https://host:8443`, the URL of its proxy; '' for none */
-export function createProxyOf(env: Environment): (origin: string) => string {
-  const read = (name: string): string => env[name.toLowerCase()]?.trim() || env[name]?.trim() || ''
-  const proxies = { 'http:': withScheme(read('HTTP_PROXY')), 'https:': withScheme(read('HTTPS_PROXY')) } as const
-  if (proxies['http:'] === '' && proxies['https:'] === '') return () => ''
-  const exempt = read('NO_PROXY')
+export function createProxyOf(proxies: Proxies): (origin: string) => string {
+  const http = withScheme(proxies.http)
+  const https = withScheme(proxies.https)
+  if (http === '' && https === '') return () => ''
+  const exempt = proxies.no
     .toLowerCase()
     .split(/[\s,]+/)
     .filter((entry) => entry !== '')
   return (origin) => {
     const { protocol, hostname, port } = new URL(origin)
-    const proxy = protocol === 'https:' ? proxies['https:'] : proxies['http:']
+    const proxy = protocol === 'https:' ? https : http
     const host = hostname.replace(/^\[|\]$/g, '')
     const at = { host, port: port || (protocol === 'https:' ? '443' : '80') }
     return proxy === '' || exempt.some((entry) => covers(entry, at)) ? '' : proxy
