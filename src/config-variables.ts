@@ -433,7 +433,13 @@ export const VARIABLES = {
 export type VariableKey = keyof typeof VARIABLES
 
 /** Read by the runtime itself, or by what runs around it. */
-export const RUNTIME_VARIABLES: readonly string[] = ['HOSTNAME', 'KUBERNETES_SERVICE_HOST', 'DOCKER_CONTAINER']
+export const RUNTIME_VARIABLES: readonly string[] = [
+  'ALL_PROXY',
+  'FTP_PROXY',
+  'HOSTNAME',
+  'KUBERNETES_SERVICE_HOST',
+  'DOCKER_CONTAINER',
+]
 
 /**
  * Variables of New API, of its guides and of later releases that are accepted and change nothing: what they tune is absent here, not there
