@@ -68,8 +68,8 @@ export function createWal(options: {
 
   /** Of the log; -1 where there is none. An SQLite that does not know `noop` takes it for `passive`: slow, not wrong. */
   const frames = (): number => Number(db.query<unknown, []>('pragma wal_checkpoint(noop)').values()[0]?.[1])
-  const checkpointHere = (): void => {
-    db.run('pragma wal_checkpoint(passive)')
+  const checkpointHere = async (): Promise<void> => {
+    if (isOpen) db.run('pragma wal_checkpoint(passive)')
   }
 
   /** Twice: the first one leaves so little that those who wait during the second do not wait long. */
@@ -98,7 +98,7 @@ export function createWal(options: {
       }
       if (!isOpen || isShortening || frames() <= maxFrames) return
       if (options.checkpoint) void shorten(options.checkpoint)
-      else checkpointHere()
+      else await quietly(checkpointHere)
     },
     /** The same at once, for a start. */
     syncNow(): void {
