@@ -47,8 +47,10 @@ const KEPT_CHARS = 4_096
 const ROWS_AT_ONCE = 8
 /** An insert of more, outside a transaction, is a transaction of its own; it may take so long, ms. */
 const INSERT_DEADLINE_MS = 30_000
-/** A transaction that has kept the process to itself for so long lets others have their turn, ms. */
-const TURN_MS = 2
+/** A transaction that has kept the process to itself for so long lets others have their turn, ms. A call needs several turns. */
+const TURN_MS = 0.5
+/** It gets at least so much of the time that others take for theirs: else, on a busy process, it would never end. */
+const SHARE = 0.5
 
 export function openSqlite({ path, busyTimeoutMs, checkpoint }: SqliteOptions): Engine {
   const writer = openConnection(path, busyTimeoutMs, false)
@@ -68,7 +70,7 @@ export function openSqlite({ path, busyTimeoutMs, checkpoint }: SqliteOptions): 
       },
       insert: (insert) =>
         insert.rows.length <= ROWS_AT_ONCE
-          ? mutex.run(async () => writer.insert(insert))
+          ? mutex.run(async () => writer.inserter(insert)(0))
           : mutex.run(() => runTransaction(writer, (executor) => executor.insert(insert), INSERT_DEADLINE_MS)),
     },
     transaction: (work, deadlineMs) => mutex.run(() => runTransaction(writer, work, deadlineMs)),
@@ -108,24 +110,34 @@ async function runTransaction<T>(
     // Of several that wait for one turn, the first begins the next.
     while (performance.now() >= turnEndsAt) {
       const endedAt = turnEndsAt
+      const leftAt = performance.now()
       await new Promise(setImmediate)
-      if (turnEndsAt === endedAt) turnEndsAt = performance.now() + TURN_MS
+      if (turnEndsAt !== endedAt) continue
+      const now = performance.now()
+      turnEndsAt = now + Math.max(TURN_MS, (now - leftAt) * SHARE)
     }
     if (ended) throw ended
     return statement()
   }
   const executor: Executor = {
     run: (sql, params, kind) => inTurn(() => writer.run(sql, params, kind)),
-    insert: (insert) =>
-      inTurn(() => {
-        try {
-          return writer.insert(insert)
-        } catch (error) {
-          // Some of the rows may be there.
-          if (insert.rows.length > ROWS_AT_ONCE) ended = error instanceof DbError ? error : asDbError(error)
-          throw error
+    async insert(insert) {
+      const insertFrom = writer.inserter(insert)
+      let affectedRows = 0
+      let insertId = 0
+      try {
+        for (let at = 0; at < insert.rows.length; at += ROWS_AT_ONCE) {
+          const done = await inTurn(() => insertFrom(at))
+          affectedRows += done.affectedRows
+          insertId = done.insertId
         }
-      }),
+      } catch (error) {
+        // Some of the rows may be there.
+        if (insert.rows.length > ROWS_AT_ONCE) ended ??= error instanceof DbError ? error : asDbError(error)
+        throw error
+      }
+      return { rows: [], affectedRows, insertId }
+    },
   }
   try {
     const result = await Promise.race([work(executor), expired.promise])
@@ -156,8 +168,8 @@ function commit(writer: Connection): void {
 interface Connection {
   readonly database: Database
   run(sql: string, params: readonly unknown[], kind: StatementKind): Result
-  /** Some rows may be there when it throws. */
-  insert(insert: InsertRows): Result
+  /** @returns what inserts `ROWS_AT_ONCE` of the rows, those from `at` on */
+  inserter(insert: InsertRows): (at: number) => Result
   inTransaction(): boolean
   close(): void
 }
@@ -218,20 +230,15 @@ function openConnection(path: string, busyTimeoutMs: number, isReader: boolean):
   return {
     database,
     run,
-    insert(insert) {
+    inserter(insert) {
       const head = insertHead(insert, '"')
       const row = `(${insert.columns.map(() => '?').join(', ')})`
       const textOf = (count: number): string => head + new Array(count).fill(row).join(', ') + (insert.tail ?? '')
-      const full = textOf(ROWS_AT_ONCE)
-      let affectedRows = 0
-      let insertId = 0
-      for (let at = 0; at < insert.rows.length; at += ROWS_AT_ONCE) {
+      const full = insert.rows.length < ROWS_AT_ONCE ? '' : textOf(ROWS_AT_ONCE)
+      return (at) => {
         const some = insert.rows.slice(at, at + ROWS_AT_ONCE)
-        const done = run(some.length === ROWS_AT_ONCE ? full : textOf(some.length), some.flat(), 'write')
-        affectedRows += done.affectedRows
-        insertId = done.insertId
+        return run(some.length === ROWS_AT_ONCE ? full : textOf(some.length), some.flat(), 'write')
       }
-      return { rows: [], affectedRows, insertId }
     },
     inTransaction: () => database.inTransaction,
     close() {
