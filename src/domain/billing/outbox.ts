@@ -81,9 +81,12 @@ const FILE = 'file'
 /** So many charges are removed at a time: calls have their turn in between. */
 const REMOVE_AT_ONCE = 500
 
-/** A write-ahead log longer than this begins anew, pages; and gives back what it had of the disk above this, bytes. */
-const MAX_FRAMES = 4_000
-const KEPT_WAL_BYTES = 16_777_216
+/**
+ * A write-ahead log longer than this begins anew, pages; and gives back what it had of the disk above this, bytes. Charges
+ * wait when that happens, for some 10 ms, with a busy disk once for 140: so it should be seldom, but a start reads it all.
+ */
+const MAX_FRAMES = 8_000
+const KEPT_WAL_BYTES = 33_554_432
 /** How long a commit waits for another process, which has the log for a moment when it opens it, ms. */
 const BUSY_TIMEOUT_MS = 1_000
 
@@ -532,7 +535,7 @@ function createOutbox(
     probe(): void {
       transaction(() => void setMeta.run('probe', 'x'.repeat(8192)))
     },
-    /** What was written before survives a power cut when this resolves; nobody waits for it. @throws Error, SQLiteError */
+    /** What was written before survives a power cut when this resolves. @throws Error, SQLiteError */
     async sync(): Promise<void> {
       if (!hasNews) return
       hasNews = false
