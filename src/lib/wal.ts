@@ -60,6 +60,8 @@ export function createWal(options: {
   const file: OpenFile = { path, inode: statSync(path).ino }
   let isOpen = true
   let isShortening = false
+  /** Of the last checkpoint here; the next sync tells it. */
+  let failure: unknown
   let syncs = 0
   let descriptor: number | undefined
   const descriptorOf = (): number => {
@@ -73,12 +75,19 @@ export function createWal(options: {
     if (isOpen) db.run('pragma wal_checkpoint(passive)')
   }
 
-  /** Twice: the first one leaves so little that those who wait during the second do not wait long. */
-  const shorten = async (checkpoint: Checkpoint): Promise<void> => {
+  /** With another process twice: the first one leaves so little that those who wait during the second do not wait long. */
+  const shorten = async (): Promise<void> => {
+    const { checkpoint } = options
     isShortening = true
-    if (await checkpoint(file, WITHIN_MS)) await quietly(() => checkpoint(file, QUIET_WITHIN_MS))
-    else await Bun.sleep(RETRY_MS)
-    isShortening = false
+    try {
+      if (!checkpoint) await quietly(checkpointHere)
+      else if (await checkpoint(file, WITHIN_MS)) await quietly(() => checkpoint(file, QUIET_WITHIN_MS))
+      else await Bun.sleep(RETRY_MS)
+    } catch (error) {
+      failure = error
+    } finally {
+      isShortening = false
+    }
   }
   const letGo = (): void => {
     if (isOpen || syncs > 0 || descriptor === undefined) return
@@ -97,9 +106,10 @@ export function createWal(options: {
         syncs--
         letGo()
       }
-      if (!isOpen || isShortening || frames() <= maxFrames) return
-      if (options.checkpoint) void shorten(options.checkpoint)
-      else await quietly(checkpointHere)
+      if (isOpen && !isShortening && frames() > maxFrames) void shorten()
+      const failed = failure
+      failure = undefined
+      if (failed !== undefined) throw failed
     },
     /** The same at once, for a start. */
     syncNow(): void {
