@@ -40,6 +40,8 @@ interface Link {
 
 const KEEP_ALIVE_MS = 30_000
 
+const codeOf = (error: Error): unknown => (error as { code?: unknown }).code
+
 /** @returns a function that gives the connection up */
 export function openConnection(to: Destination, owner: Owner): () => void {
   const { proxy } = to
@@ -111,7 +113,8 @@ const plainHandlers: SocketHandler<Link, 'uint8array'> = {
   handshake(socket, isDone, error) {
     const link = socket.data
     if (link.isOver) return
-    const isFine = link.to.isTlsChecked ? isDone && !error : isDone || error
+    // Unchecked, what is wrong with a certificate is told all the same; what is no certificate's fault is EPROTO.
+    const isFine = link.to.isTlsChecked ? isDone && !error : isDone || (error && codeOf(error) !== 'EPROTO')
     if (!isFine) return over(link, error ?? new HttpError('HTTP_TLS', 'no TLS'))
     // A server may ask for another handshake at any time; the call under way is not sent again for that.
     if (link.isReady) return
@@ -197,7 +200,7 @@ function connectMethod(proxy: URL, { hostname, port }: Destination): Talk {
         if (heard.length > 16_384) throw refused('its answer is too long')
         return undefined
       }
-      const [, status] = /^HTTP\/1\.[01] (\d{3})/.exec(heard) ?? []
+      const [, status] = /^HTTP\/1\.[01] (\d{3})[ \r]/.exec(heard) ?? []
       if (!status?.startsWith('2')) throw refused(`status ${status ?? 'unknown'}`)
       // The server waits for us to begin.
       if (end + 4 !== heard.length) throw refused('bytes came too early')
