@@ -39,9 +39,6 @@ const LENGTH = /^\d{1,15}$/
 export const latin1 = (bytes: Uint8Array, from: number, to = bytes.length): string =>
   Buffer.prototype.toString.call(bytes, 'latin1', from, to)
 
-const SPACE = 32
-const TAB = 9
-
 /**
  * @param head without its last two line ends
  * @throws HttpError
@@ -53,11 +50,11 @@ export function parseHead(head: string): Head {
   const fields: Record<string, string> = Object.create(null)
   for (let i = 1; i < lines.length; i++) {
     const line = lines[i]!
-    const first = line.charCodeAt(0)
     const colon = line.indexOf(':')
     const name = line.slice(0, colon).toLowerCase()
     const text = line.slice(colon + 1)
-    if (first === SPACE || first === TAB || colon < 1 || !NAME.test(name) || NO_VALUE.test(text)) throw bad('a field')
+    // A line that goes on with the one before begins with a blank, which is no name either.
+    if (colon < 0 || !NAME.test(name) || NO_VALUE.test(text)) throw bad('a field')
     const value = text.trim()
     const before = fields[name]
     fields[name] = before === undefined ? value : `${before}, ${value}`
