@@ -35,7 +35,6 @@ interface Link {
   /** TLS stands. */
   isReady: boolean
   isOver: boolean
-  error: Error | undefined
 }
 
 const KEEP_ALIVE_MS = 30_000
@@ -52,7 +51,6 @@ export function openConnection(to: Destination, owner: Owner): () => void {
     socket: undefined,
     isReady: false,
     isOver: false,
-    error: undefined,
   }
   const isTlsNow = to.isTls && !link.talk
   Bun.connect<Link>({
@@ -138,14 +136,14 @@ const plainHandlers: SocketHandler<Link, 'uint8array'> = {
     if (!link.isOver && !link.talk && socket === link.socket) link.owner.onDrain()
   },
   error(socket, error) {
-    socket.data.error = error
+    over(socket.data, error)
   },
   end(socket) {
     // Whoever stops sending to us gets nothing more from us.
-    over(socket.data, socket.data.error)
+    over(socket.data, undefined)
   },
   close(socket, error) {
-    over(socket.data, socket.data.error ?? error)
+    over(socket.data, error)
   },
   connectError(socket, error) {
     over(socket.data, error)

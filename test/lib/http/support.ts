@@ -4,6 +4,7 @@ import { concat } from '../../../src/lib/bytes.ts'
 import type { Clock } from '../../../src/lib/clock.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { createHttpClient, type HttpAnswer, type HttpCall, type HttpRequest } from '../../../src/lib/http/client.ts'
+import { eventually } from '../../support/eventually.ts'
 
 export const NO_PROXIES = { http: '', https: '', no: '' } as const
 
@@ -83,4 +84,18 @@ export function noise(length: number, seed = 1): Uint8Array<ArrayBuffer> {
     words[i] = state
   }
   return new Uint8Array(words.buffer, 0, length).slice()
+}
+
+/** Waits until a count that has begun goes up no more. */
+export async function standsStill(count: () => number): Promise<void> {
+  let seen = 0
+  await eventually(
+    'it stands still',
+    () => {
+      const isSame = count() > 0 && count() === seen
+      seen = count()
+      return isSame
+    },
+    { everyMs: 100 },
+  )
 }

@@ -6,7 +6,7 @@ import { openAuthority } from '../../support/certificates.ts'
 import { eventually } from '../../support/eventually.ts'
 import { openConnectProxy, openSocks5 } from '../../support/proxies.ts'
 import { openWireServer, type WireServer } from '../../support/wire-server.ts'
-import { failure, noise, OK, openClient, sha256, whole } from './support.ts'
+import { failure, noise, OK, openClient, sha256, standsStill, whole } from './support.ts'
 
 const authority = openAuthority()
 const signed = {
@@ -383,6 +383,38 @@ describe('a SOCKS5 proxy', () => {
 })
 
 describe('a proxy', () => {
+  test('holds the upstream back for a reader that does not read, as the straight way does', async () => {
+    const block = noise(1_000_000)
+    const size = 40 * block.length
+    for (const tls of [undefined, signed.name])
+      for (const proxy of tls ? [connectProxy.url, socks.url] : [socks.url]) {
+        let said = 0
+        const server = await openWireServer({
+          tls,
+          answer(socket) {
+            socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${size}\r\n\r\n`)
+            const say = (): void => {
+              while (said < size) {
+                said += block.length
+                if (!socket.write(block)) return void socket.once('drain', say)
+              }
+            }
+            say()
+          },
+        })
+        const client = openClient()
+        const call = client.post(server.url, { proxy })
+        await call.answer
+        await standsStill(() => said)
+        expect(said).toBeLessThan(30_000_000)
+        const expected = new Bun.CryptoHasher('sha256')
+        for (let i = 0; i < 40; i++) expected.update(block)
+        expect(sha256((await whole(call)).bytes)).toBe(expected.digest('hex'))
+        client.close()
+        server.stop()
+      }
+  })
+
   test('of no known kind is refused', async () => {
     for (const proxy of ['nonsense', 'socks4://127.0.0.1:1', 'socks5x://127.0.0.1:1', 'ftp://127.0.0.1:1', 'socks5:x'])
       expect({ proxy, ...(await failure(openClient().post(plain.url, { proxy }))) }).toEqual({
