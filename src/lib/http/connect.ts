@@ -235,19 +235,23 @@ function socks5(proxy: URL, { hostname, port }: Destination): Talk {
   let expects: 'method' | 'login' | 'reply' = 'method'
   const answered = (length: number): Buffer | undefined => {
     if (heard.length < length) return undefined
-    const answer = heard.subarray(0, length)
-    heard = heard.subarray(length)
+    // It waits for us, and so does the server behind it.
+    if (heard.length > length) throw refused('bytes came too early')
+    const answer = heard
+    heard = Buffer.alloc(0)
     return answer
   }
   return {
     hello: Buffer.from(user.length > 0 ? [5, 2, 0, 2] : [5, 1, 0]),
     hear(bytes) {
       heard = Buffer.concat([heard, bytes])
+      // In the answer to a login some give the version of the protocol rather than of the login.
+      if (expects !== 'login' && heard[0] !== 5) throw refused('it speaks no SOCKS5')
       if (expects === 'method') {
         const answer = answered(2)
         if (!answer) return undefined
         const isLogin = answer[1] === 2 && user.length > 0
-        if (answer[0] !== 5 || !(answer[1] === 0 || isLogin)) throw refused('it wants another kind of login')
+        if (answer[1] !== 0 && !isLogin) throw refused('it wants another kind of login')
         expects = isLogin ? 'login' : 'reply'
         if (!isLogin) return request
         return Buffer.concat([Buffer.from([1, user.length]), user, Buffer.from([password.length]), password])
@@ -260,11 +264,9 @@ function socks5(proxy: URL, { hostname, port }: Destination): Talk {
         return request
       }
       if (heard.length < 5) return undefined
-      if (heard[0] !== 5) throw refused('it speaks no SOCKS5')
       if (heard[1] !== 0) throw refused(SOCKS_ERRORS[heard[1]!] || `reply ${heard[1]}`)
-      const length = 4 + (heard[3] === 1 ? 4 : heard[3] === 4 ? 16 : 1 + heard[4]!) + 2
-      if (heard.length > length) throw refused('bytes came too early')
-      return heard.length < length ? undefined : 'open'
+      const hostBytes = heard[3] === 1 ? 4 : heard[3] === 4 ? 16 : 1 + heard[4]!
+      return answered(4 + hostBytes + 2) && 'open'
     },
   }
 }

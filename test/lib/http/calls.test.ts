@@ -211,6 +211,26 @@ describe('bodies of 10 MB', () => {
             },
           ))
 
+  test('a head that the system does not take at once goes out before its body', () =>
+    withServer(answersOk, async (server) => {
+      const client = openClient()
+      const headers = new Headers({ 'x-long': 'y'.repeat(12_000_000) })
+      const short = noise(1_000)
+      for (const body of [short, noise(100_000), upload(noise(100_000), 7_000)]) {
+        const call = client.post(server.url, { headers, body })
+        await eventually('the server is called', () => server.open() === 1, { everyMs: 1 })
+        for (const socket of server.sockets) {
+          socket.pause()
+          setTimeout(() => socket.resume(), 20)
+        }
+        await whole(call)
+        expect(server.last().fields['x-long']?.length).toBe(12_000_000)
+        expect(server.last().body.equals(body === short ? short : noise(100_000))).toBe(true)
+        await eventually('kept', () => server.accepted() === 1)
+      }
+      client.close()
+    }))
+
   test('bodies at the edge of one write', () =>
     withServer(answersOk, async (server) => {
       const client = openClient()

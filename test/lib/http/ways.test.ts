@@ -12,7 +12,7 @@ const authority = openAuthority()
 const signed = {
   name: authority.sign('DNS:localhost', 'DNS:*.wild.example'),
   address: authority.sign('IP:127.0.0.1'),
-  other: authority.sign('DNS:other.example', 'DNS:localhost.example', 'IP:127.0.0.2'),
+  other: authority.sign('DNS:other.example', 'DNS:localhost.example', 'IP:127.0.0.2', 'IP:192.0.2.7', 'IP:2001:db8::7'),
 }
 let plain: WireServer
 let secure: Record<keyof typeof signed, WireServer>
@@ -54,6 +54,12 @@ describe('TLS', () => {
       ['a.b.wild.example', 'name', wrong],
       ['other.example', 'other', 'none'],
       ['other.example', 'name', wrong],
+      // The proxy's own address proves nothing.
+      ['192.0.2.7', 'address', wrong],
+      ['192.0.2.7', 'other', 'none'],
+      ['192.0.2.8', 'other', wrong],
+      ['[2001:db8::7]', 'other', 'none'],
+      ['[2001:db8::8]', 'other', wrong],
     ] as const
     const ways: string[] = []
     const expected: string[] = []
@@ -358,6 +364,36 @@ describe('a SOCKS5 proxy', () => {
         text: '',
       })
       expect(server.requests.length).toBe(before)
+      proxy.stop()
+    }
+  })
+
+  test('that says more than it was asked is not believed', async () => {
+    const CHATTER = [
+      [5, 0, 5, 0, 0, 1, 0, 0, 0, 0, 0, 0],
+      [5, 0, 0],
+    ]
+    for (const said of CHATTER) {
+      const proxy = await openWireServer({
+        onSocket: (socket) => void socket.once('data', () => socket.write(Uint8Array.from(said))),
+      })
+      const { answer } = openClient().post(plain.url, { proxy: `socks5://127.0.0.1:${proxy.port}` })
+      await expect(answer).rejects.toMatchObject({
+        code: 'PROXY_REFUSED',
+        message: 'the proxy refused: bytes came too early',
+      })
+      await eventually('hung up', () => proxy.open() === 0)
+      proxy.stop()
+    }
+  })
+
+  test('that is none is not believed', async () => {
+    for (const said of ['HTTP/1.1 400 Bad Request\r\n\r\n', '\x05\xff', '\x04\x00', '\x05\x02']) {
+      const proxy = await openWireServer({
+        onSocket: (socket) => void socket.once('data', () => socket.write(said, 'latin1')),
+      })
+      const call = openClient().post(plain.url, { proxy: `socks5://127.0.0.1:${proxy.port}` })
+      expect(await failure(call)).toEqual({ code: 'PROXY_REFUSED', text: '' })
       proxy.stop()
     }
   })
