@@ -165,6 +165,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
           slowMs: config.sqlSlowThresholdMs,
         },
         log,
+        checkpoint: node.checkpoint,
         ...(only && { only }),
         // A beat that is not answered comes again before the lease is over.
         ...(isForBeats && { statementDeadlineMs: Math.min(BEAT_MS, Math.max(1_000, config.ledgerLeaseSec * 333)) }),
@@ -321,6 +322,7 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       isSingleNode: config.isSingleNode,
       isLogged: () => options.get('LogConsumeEnabled'),
       isExported: () => options.get('DataExportEnabled'),
+      checkpoint: node.checkpoint,
     })
     lifecycle.defer('ledger', (remainingMs) => ledger.drain(remainingMs))
     const presence = createPresence({ state, nodeId: node.nodeId, node: config.nodeName, log })

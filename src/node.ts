@@ -4,6 +4,7 @@
  */
 import type { Clock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
+import type { Checkpoint, OpenFile } from './lib/wal.ts'
 import { createMemoryState, createNodeState, type NodeReply, type NodeRequest, type State } from './state/index.ts'
 
 export interface Readiness {
@@ -33,15 +34,21 @@ export interface NodeLink {
   readonly nodeId: string
   /** Keys and bus shared by the workers of this node; use it where there is no Redis. */
   readonly state: State
+  /** Has the supervisor checkpoint a file of this worker: it has the time to wait for the disk. */
+  readonly checkpoint?: Checkpoint
   /** Says how this worker is; call it on each change. */
   report(own: WorkerReadiness): void
   /** How the node is: ready if a worker is and none that listens is not. */
   readiness(): Readiness
 }
 
-export type ToSupervisor = NodeRequest | { readonly kind: 'readiness'; readonly own: WorkerReadiness }
+export type ToSupervisor =
+  | NodeRequest
+  | { readonly kind: 'readiness'; readonly own: WorkerReadiness }
+  | { readonly kind: 'checkpoint'; readonly id: number; readonly file: OpenFile }
 export type ToWorker =
   | NodeReply
+  | { readonly kind: 'checkpointed'; readonly id: number; readonly isDone: boolean }
   | { readonly kind: 'readiness'; readonly joined: Readiness }
   /** Drain and exit. Beside the signal, because it works on every system. */
   | { readonly kind: 'stop' }
@@ -93,8 +100,30 @@ export function createWorkerNode(options: {
   const { workerIndex, workerCount, nodeId, log, send, onMessage, onStop } = options
   const state = createNodeState({ send, log })
   let joined = STARTING
+  const checkpoints = new Map<number, (isDone: boolean) => void>()
+  let lastId = 0
+  const checkpoint: Checkpoint = (file, withinMs) => {
+    const id = ++lastId
+    const { promise, resolve } = Promise.withResolvers<boolean>()
+    const timer = setTimeout(() => {
+      log.warn('the supervisor has not checkpointed a file in time', { file: file.path, withinMs })
+      resolve(false)
+    }, withinMs)
+    checkpoints.set(id, resolve)
+    try {
+      send({ kind: 'checkpoint', id, file })
+    } catch {
+      // The supervisor is gone, and so is this process in a moment.
+      resolve(false)
+    }
+    return promise.finally(() => {
+      clearTimeout(timer)
+      checkpoints.delete(id)
+    })
+  }
   onMessage((message) => {
     if (message.kind === 'readiness') joined = message.joined
+    else if (message.kind === 'checkpointed') checkpoints.get(message.id)?.(message.isDone)
     else if (message.kind === 'stop') onStop()
     else state.receive(message)
   })
@@ -103,6 +132,7 @@ export function createWorkerNode(options: {
     workerCount,
     nodeId,
     state,
+    checkpoint,
     report: (own) => send({ kind: 'readiness', own }),
     readiness: () => joined,
   }

@@ -1,11 +1,12 @@
 /**
- * Starts the server processes of a node, restarts one that dies, and joins them: readiness, bus, in-memory state. It
- * serves no calls itself and holds nothing of value; when it dies, its workers end.
+ * Starts the server processes of a node, restarts one that dies, and joins them: readiness, bus, in-memory state. It waits
+ * for the disk in their place. It serves no calls itself and holds nothing of value; when it dies, its workers end.
  */
 import type { Subprocess } from 'bun'
 import { EXIT_CONFIG } from './config.ts'
 import type { Clock } from './lib/clock.ts'
 import type { Log } from './lib/log.ts'
+import { checkpointFile, type OpenFile } from './lib/wal.ts'
 import { joinReadiness, type ToSupervisor, type ToWorker, type WorkerReadiness } from './node.ts'
 import { createMemoryState, serveNodeState } from './state/index.ts'
 
@@ -74,7 +75,20 @@ export function createSupervisor(options: SupervisorOptions): Supervisor {
     const joined = joinReadiness(slots.flatMap((slot) => slot.readiness ?? []))
     for (const slot of slots) send(slot, { kind: 'readiness', joined })
   }
+  const isCheckpointed = (file: OpenFile): boolean => {
+    try {
+      checkpointFile(file)
+      return true
+    } catch (error) {
+      log.warn('a file could not be checkpointed; it is tried again', { file: file.path, error })
+      return false
+    }
+  }
   const receive = (slot: Slot, message: ToSupervisor): void => {
+    if (message.kind === 'checkpoint') {
+      send(slot, { kind: 'checkpointed', id: message.id, isDone: isCheckpointed(message.file) })
+      return
+    }
     if (message.kind !== 'readiness') {
       const others = slots.filter((other) => other !== slot)
       void serveNodeState(

@@ -5,6 +5,7 @@
  */
 import { and, asc, eq, gt, lt, lte, sql } from 'drizzle-orm'
 import type { Log } from '../lib/log.ts'
+import type { Checkpoint } from '../lib/wal.ts'
 import { utcDateTime, zonedDateTime } from './datetime.ts'
 import { createDb, type Db } from './db.ts'
 import { parseDsn, parseSqlitePath } from './dsn.ts'
@@ -55,6 +56,8 @@ export interface OpenDbOptions {
   readonly waitMs?: number
   /** how long one statement outside a transaction may take, ms; as the address says, else 30,000 */
   readonly statementDeadlineMs?: number
+  /** of another process, for SQLite; this one does it if not given */
+  readonly checkpoint?: Checkpoint | undefined
   /** a log database: only the tables that belong there are synced */
   readonly only?: 'logs'
 }
@@ -92,7 +95,11 @@ async function openOnce(options: OpenDbOptions): Promise<Db> {
     if (path === ':memory:')
       throw new DbError('other', 'SQLITE_PATH must name a file: a database in memory would be lost')
     const tables = defineTables(createSqliteKit())
-    return createDb(openSqlite({ path, busyTimeoutMs }), tables, names ?? namesOf(tables))
+    return createDb(
+      openSqlite({ path, busyTimeoutMs, checkpoint: options.checkpoint }),
+      tables,
+      names ?? namesOf(tables),
+    )
   }
   for (const warning of dsn.warnings) options.log.warn(warning)
   const { maxIdle = 100, maxOpen = 1_000, maxLifetimeMs = 60_000, slowMs = 200 } = options.pool ?? {}

@@ -8,6 +8,7 @@ import { SQLiteAsyncDialect, type SQLiteColumn, type SQLiteTable } from 'drizzle
 import { SQLiteRemoteSession, SqliteRemoteDatabase } from 'drizzle-orm/sqlite-proxy'
 import { messageOf } from '../lib/error-text.ts'
 import { createMutex } from '../lib/mutex.ts'
+import { type Checkpoint, createWal } from '../lib/wal.ts'
 import {
   type Builders,
   type Dialect,
@@ -28,8 +29,14 @@ export interface SqliteOptions {
   readonly path: string
   /** How long a statement waits for another process's lock, ms. The wait stops the whole process. */
   readonly busyTimeoutMs: number
+  /** another process's; this one checkpoints if not given */
+  readonly checkpoint?: Checkpoint | undefined
 }
 
+/** A write-ahead log longer than this, in pages, is copied into the file when somebody syncs. */
+const MAX_FRAMES = 4_000
+/** Where nobody syncs, a commit copies it, in the way of all calls. */
+const MAX_FRAMES_UNSYNCED = 16_000
 /** Statements kept prepared per connection, and the longest text worth keeping. */
 const KEPT_STATEMENTS = 200
 const KEPT_CHARS = 4_096
@@ -40,13 +47,16 @@ const KEPT_CHARS = 4_096
 const ROWS_AT_ONCE = 8
 /** An insert of more, outside a transaction, is a transaction of its own; it may take so long, ms. */
 const INSERT_DEADLINE_MS = 30_000
-/** A transaction that has kept the process to itself for so long lets others have their turn, ms. */
-const TURN_MS = 2
+/** A transaction that has kept the process to itself for so long lets others have their turn, ms. A call needs several turns. */
+const TURN_MS = 0.5
+/** It gets at least so much of the time that others take for theirs: else, on a busy process, it would never end. */
+const SHARE = 0.5
 
-export function openSqlite({ path, busyTimeoutMs }: SqliteOptions): Engine {
+export function openSqlite({ path, busyTimeoutMs, checkpoint }: SqliteOptions): Engine {
   const writer = openConnection(path, busyTimeoutMs, false)
   const reader = openConnection(path, busyTimeoutMs, true)
   const mutex = createMutex()
+  const wal = createWal({ db: reader.database, maxFrames: MAX_FRAMES, checkpoint, quietly: mutex.run })
 
   return {
     dialect: sqliteDialect((table) => {
@@ -60,20 +70,22 @@ export function openSqlite({ path, busyTimeoutMs }: SqliteOptions): Engine {
       },
       insert: (insert) =>
         insert.rows.length <= ROWS_AT_ONCE
-          ? mutex.run(async () => writer.insert(insert))
+          ? mutex.run(async () => writer.inserter(insert)(0))
           : mutex.run(() => runTransaction(writer, (executor) => executor.insert(insert), INSERT_DEADLINE_MS)),
     },
     transaction: (work, deadlineMs) => mutex.run(() => runTransaction(writer, work, deadlineMs)),
-    // A checkpoint that came to the end of the log has synced all of it; one that somebody's read stopped has maybe not.
-    sync: () =>
-      mutex.run(async () => {
-        const [row] = writer.run('pragma wal_checkpoint(passive)', [], 'read').rows
-        const [isBusy, inLog, copied] = (row ?? []).map(Number)
-        return isBusy === 0 && inLog === copied
-      }),
+    async sync() {
+      try {
+        await wal.sync()
+        return true
+      } catch (error) {
+        throw asDbError(error)
+      }
+    },
     async close() {
       // What runs still ends first; the writer goes last, as its close folds the write-ahead log into the file.
       await mutex.run(async () => {
+        wal.close()
         reader.close()
         writer.close()
       })
@@ -98,24 +110,34 @@ async function runTransaction<T>(
     // Of several that wait for one turn, the first begins the next.
     while (performance.now() >= turnEndsAt) {
       const endedAt = turnEndsAt
+      const leftAt = performance.now()
       await new Promise(setImmediate)
-      if (turnEndsAt === endedAt) turnEndsAt = performance.now() + TURN_MS
+      if (turnEndsAt !== endedAt) continue
+      const now = performance.now()
+      turnEndsAt = now + Math.max(TURN_MS, (now - leftAt) * SHARE)
     }
     if (ended) throw ended
     return statement()
   }
   const executor: Executor = {
     run: (sql, params, kind) => inTurn(() => writer.run(sql, params, kind)),
-    insert: (insert) =>
-      inTurn(() => {
-        try {
-          return writer.insert(insert)
-        } catch (error) {
-          // Some of the rows may be there.
-          if (insert.rows.length > ROWS_AT_ONCE) ended = error instanceof DbError ? error : asDbError(error)
-          throw error
+    async insert(insert) {
+      const insertFrom = writer.inserter(insert)
+      let affectedRows = 0
+      let insertId = 0
+      try {
+        for (let at = 0; at < insert.rows.length; at += ROWS_AT_ONCE) {
+          const done = await inTurn(() => insertFrom(at))
+          affectedRows += done.affectedRows
+          insertId = done.insertId
         }
-      }),
+      } catch (error) {
+        // Some of the rows may be there.
+        if (insert.rows.length > ROWS_AT_ONCE) ended ??= error instanceof DbError ? error : asDbError(error)
+        throw error
+      }
+      return { rows: [], affectedRows, insertId }
+    },
   }
   try {
     const result = await Promise.race([work(executor), expired.promise])
@@ -144,9 +166,10 @@ function commit(writer: Connection): void {
 }
 
 interface Connection {
+  readonly database: Database
   run(sql: string, params: readonly unknown[], kind: StatementKind): Result
-  /** Some rows may be there when it throws. */
-  insert(insert: InsertRows): Result
+  /** @returns what inserts `ROWS_AT_ONCE` of the rows, those from `at` on */
+  inserter(insert: InsertRows): (at: number) => Result
   inTransaction(): boolean
   close(): void
 }
@@ -161,9 +184,8 @@ function openConnection(path: string, busyTimeoutMs: number, isReader: boolean):
       database.run('pragma journal_mode = wal')
       // A commit that waits for the disk would stop the whole process for it; who needs that certainty calls `sync`.
       database.run('pragma synchronous = normal')
-      // `sync` copies the log into the file several times a second while calls are made. Where commits did so too, every 1,000 pages,
-      // that was half of the cost of a log row: each of its indexes is written at many places.
-      database.run('pragma wal_autocheckpoint = 8000')
+      // Each index of a log row is written at many places: the fewer copies of the log into the file, the more of them are one.
+      database.run(`pragma wal_autocheckpoint = ${MAX_FRAMES_UNSYNCED}`)
       database.run('pragma cache_size = -16000')
     }
   } catch (error) {
@@ -206,21 +228,17 @@ function openConnection(path: string, busyTimeoutMs: number, isReader: boolean):
   }
 
   return {
+    database,
     run,
-    insert(insert) {
+    inserter(insert) {
       const head = insertHead(insert, '"')
       const row = `(${insert.columns.map(() => '?').join(', ')})`
       const textOf = (count: number): string => head + new Array(count).fill(row).join(', ') + (insert.tail ?? '')
-      const full = textOf(ROWS_AT_ONCE)
-      let affectedRows = 0
-      let insertId = 0
-      for (let at = 0; at < insert.rows.length; at += ROWS_AT_ONCE) {
+      const full = insert.rows.length < ROWS_AT_ONCE ? '' : textOf(ROWS_AT_ONCE)
+      return (at) => {
         const some = insert.rows.slice(at, at + ROWS_AT_ONCE)
-        const done = run(some.length === ROWS_AT_ONCE ? full : textOf(some.length), some.flat(), 'write')
-        affectedRows += done.affectedRows
-        insertId = done.insertId
+        return run(some.length === ROWS_AT_ONCE ? full : textOf(some.length), some.flat(), 'write')
       }
-      return { rows: [], affectedRows, insertId }
     },
     inTransaction: () => database.inTransaction,
     close() {

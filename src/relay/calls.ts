@@ -2,58 +2,35 @@
  * Carries one call from end to end: who pays, which channels, money before work, attempts in turn, and exactly one end of
  * the hold. Nothing is tried again once a byte went to the client.
  */
-import { estimateInputTokens, estimateLongInput, type Hold, type Ledger, type Prices } from '../domain/billing/index.ts'
-import { type Candidates, type Channels, normaliseModel, shouldRetry } from '../domain/channels/index.ts'
-import type { Options } from '../domain/options/index.ts'
+import { estimateInputTokens, estimateLongInput, type Hold, type Ledger } from '../domain/billing/index.ts'
+import { type Candidates, normaliseModel, shouldRetry } from '../domain/channels/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
-import type { Clock } from '../lib/clock.ts'
-import type { Log } from '../lib/log.ts'
 import type { Turns } from '../lib/turns.ts'
-import { codecs, errorInBody } from '../protocol/index.ts'
 import { type Built, buildUpstream, wayTo } from './build.ts'
-import { failureOf, readFailure, reasonOf } from './failure.ts'
-import { createGauge, refusalOf } from './gauge.ts'
-import { createPump } from './pump.ts'
-import { consumedRecord, countRecord, errorRecord, type Facts, type Trace } from './record.ts'
+import { readFailure, reasonOf } from './failure.ts'
+import { refusalOf } from './gauge.ts'
+import { countRecord, errorRecord, type Facts, type Trace } from './record.ts'
 import type { Refusals } from './refusals.ts'
-import { jsonResponse, type Stamp, streamResponse, wholeResponse } from './respond.ts'
-import { type Client, createRunning, type LiveCall, type Running } from './running.ts'
+import { jsonResponse } from './respond.ts'
+import { type Client, createRunning, type LiveCall } from './running.ts'
+import { createServe, isFree, type Job, outcomeOf, type ServeDeps } from './serve.ts'
 import { createTally, type Tally } from './tally.ts'
-import type { Attempt, Call, CallReport, Ending, Purse } from './types.ts'
-import { asSendError, bodyStream, type Exchange, readAnswer, type Sender, type UpstreamLimits } from './upstream.ts'
+import type { Attempt, Call, Purse } from './types.ts'
+import { asSendError, type Exchange, type Sender, type UpstreamLimits } from './upstream.ts'
 
-export interface CallsDeps {
-  readonly channels: Channels
+export interface CallsDeps extends ServeDeps {
   readonly ledger: Ledger
-  readonly prices: Prices
-  readonly options: Options
   readonly sender: Sender
   readonly refusals: Refusals
-  readonly log: Log
-  readonly clock: Clock
-  readonly stamp: Stamp
   readonly turns: Turns
   readonly isErrorLogged: boolean
   readonly isUsageForced: boolean
-  readonly isTextCounted: boolean
-  /** Hears of each call when it has ended; must not throw. */
-  readonly onCall?: (report: CallReport) => void
-  readonly limits: UpstreamLimits & {
-    /** Longest line of a stream. */
-    readonly lineChars: number
-    /** Silence after which a stream's client sees a comment, unless an option says otherwise. */
-    readonly keepAliveMs: number
-    /** How long a stream's first frame is awaited before the client gets its headers, and with them comments. */
-    readonly patienceMs: number
-  }
+  readonly limits: UpstreamLimits & ServeDeps['limits']
 }
-
-/** Complete answers are held in memory until they are billed. */
-const MAX_ANSWER_BYTES = 256 * 1024 * 1024
-const UPSTREAM_ID_HEADERS = ['x-oneapi-request-id', 'x-request-id', 'request-id'] as const
 
 export function createCalls(deps: CallsDeps) {
   const { channels, ledger, prices, options, sender, refusals, log, clock, stamp, turns, limits } = deps
+  const { reportOf, settle, whole, stream } = createServe(deps)
   const live = new Set<LiveCall>()
   let onIdle: (() => void) | undefined
 
@@ -63,23 +40,6 @@ export function createCalls(deps: CallsDeps) {
     live.delete(call)
     if (live.size === 0) onIdle?.()
   }
-
-  const reportOf = (
-    facts: Facts,
-    trace: Trace,
-    outcome: Pick<CallReport, 'ending' | 'code'> & Partial<CallReport>,
-  ): CallReport => ({
-    protocol: facts.endpoint.protocol,
-    operation: facts.endpoint.operation,
-    isStream: facts.isStream,
-    durationMs: clock.monotonic() - facts.startedAtMs,
-    firstByteMs: trace.firstByteAtMs === undefined ? undefined : trace.firstByteAtMs - facts.startedAtMs,
-    attempts: trace.attempts,
-    inputTokens: 0,
-    outputTokens: 0,
-    quota: 0,
-    ...outcome,
-  })
 
   /** A refused call leaves its row, however it was refused. Best effort: the refusal itself stands. */
   const noteRefusal = async (facts: Facts, trace: Trace, group: string, error: GatewayError, hold?: Hold) => {
@@ -120,7 +80,8 @@ export function createCalls(deps: CallsDeps) {
       const price = priceIn(routes[0]!.group, call)
       const hold = await ledger.hold(payerOf(call), isFree(call) ? 0 : estimate(price, call), client.signal)
       purse = { price, hold, group: routes[0]!.group }
-      const response = await attempts({ call, trace, purse, running, routes })
+      const onStreamed = (): void => leave(running)
+      const response = await attempts({ call, trace, purse, running, onStreamed, routes })
       isHandedOver = true
       return response
     } catch (thrown) {
@@ -204,16 +165,12 @@ export function createCalls(deps: CallsDeps) {
     readonly group: string
     readonly candidates: Candidates
   }
-  interface Job {
-    readonly call: Call
-    readonly trace: Trace
-    readonly purse: Purse
-    readonly running: Running
+  interface Trip extends Job {
     readonly routes: readonly Route[]
   }
 
   /** The loop: one channel after the other, each at most once, until one serves or the rules say stop. */
-  const attempts = async (job: Job): Promise<Response> => {
+  const attempts = async (job: Trip): Promise<Response> => {
     const { call, trace, purse, routes } = job
     const { caller } = call
     const tried = new Set<number>()
@@ -344,180 +301,6 @@ export function createCalls(deps: CallsDeps) {
     }
   }
 
-  interface Served {
-    readonly job: Job
-    readonly entry: Attempt
-    readonly built: Built
-    readonly exchange: Exchange | undefined
-    readonly tally: Tally
-  }
-
-  /** Ends the hold. @throws GatewayError when the journal does not take it; nothing is charged then */
-  const settle = async (
-    { job, entry, built, exchange, tally }: Served,
-    ending: Ending,
-    error?: GatewayError,
-    skippedFrames = 0,
-  ): Promise<void> => {
-    const { call, trace, purse, running } = job
-    if (running.isSettled) return
-    running.isSettled = true
-    if (entry.endedAtMs === 0) entry.endedAtMs = clock.monotonic()
-    if (error && entry.reason === '') entry.reason = reasonOf(error)
-    const bill = tally.bill(ending === 'complete')
-    const charge = prices.charge(purse.price, bill.usage)
-    const record = consumedRecord(
-      {
-        call,
-        isFree: isFree(call),
-        trace,
-        purse,
-        charge,
-        ending,
-        error,
-        isCounted: bill.isCounted,
-        upstreamRequestId: upstreamId(exchange),
-        protocol: built.protocol,
-        losses: built.losses,
-        touched: built.touched,
-        isPromptChanged: built.isPromptChanged,
-        skippedFrames,
-      },
-      now(),
-    )
-    try {
-      await purse.hold.settle({ quota: isFree(call) ? 0 : charge.quota, record })
-      running.billedTokens = isFree(call) ? 0 : charge.promptTokens + charge.completionTokens
-    } catch (failure) {
-      log.error('a charge was not journalled; the call ends in an error', { requestId: call.id, error: failure })
-      await purse.hold.release()
-      throw asGatewayError(failure)
-    }
-    const { inputTokens, outputTokens } = bill.usage
-    deps.onCall?.(
-      reportOf(call, trace, { ending, code: error?.code ?? '', inputTokens, outputTokens, quota: charge.quota }),
-    )
-    log.info('call', {
-      requestId: call.id,
-      protocol: call.endpoint.protocol,
-      operation: call.endpoint.operation,
-      model: call.model,
-      channel: entry.channel.id,
-      way: entry.way,
-      ending,
-      attempts: trace.attempts.length,
-      ms: Math.round(clock.monotonic() - call.startedAtMs),
-      inputTokens,
-      outputTokens,
-      quota: charge.quota,
-      ...(built.losses.length > 0 && { losses: built.losses.length }),
-    })
-  }
-
-  const whole = async (served: Served & { readonly secrets: readonly string[]; readonly exchange: Exchange }) => {
-    const { job, entry, built, exchange, tally, secrets } = served
-    const { call } = job
-    const { provider } = entry.channel
-    const bytes = await readAnswer(exchange, MAX_ANSWER_BYTES)
-    exchange.close()
-    let json: unknown
-    try {
-      json = JSON.parse(new TextDecoder().decode(bytes))
-    } catch (cause) {
-      throw new GatewayError(bytes.length === 0 ? 'empty_response' : 'bad_response_body', { cause })
-    }
-    const unwrapped = provider.unwrap ? provider.unwrap(json, built.upstreamCall, built.upstreamChannel) : json
-    const said = errorInBody(unwrapped, secrets)
-    if (said) throw failureOf(said, entry.channel)
-    const reading = call.endpoint.operation === 'chat' ? codecs[built.protocol] : call.endpoint.reading
-    const isForwarded = built.protocol === call.endpoint.protocol
-    let body: Uint8Array<ArrayBuffer> | string = unwrapped === json ? bytes : JSON.stringify(unwrapped)
-    try {
-      const decoded = reading.decodeResponse(unwrapped)
-      tally.seeWhole(decoded)
-      if (!isForwarded)
-        body = JSON.stringify(
-          codecs[call.endpoint.protocol].encodeResponse(
-            { ...decoded, usage: decoded.usage ?? tally.unreported() },
-            { id: call.id, model: call.model, createdAtSec: Math.floor(clock.now() / 1000) },
-          ).json,
-        )
-    } catch (cause) {
-      if (!isForwarded) throw asGatewayError(cause)
-      // The bytes are the client's whatever we make of them; the bill is counted.
-      log.warn('an answer could not be read; it is metered as unknown', { requestId: call.id, error: cause })
-    }
-    await settle(served, 'complete')
-    channels.report(outcomeOf(entry))
-    return wholeResponse(body, isForwarded ? exchange.answer.fields : undefined, call.id, stamp)
-  }
-
-  const stream = async (served: Served & { readonly exchange: Exchange }): Promise<Response> => {
-    const { entry, exchange, tally } = served
-    const { built, job } = withoutBodies(served)
-    const { call, trace, purse, running } = job
-    const { provider } = entry.channel
-    const { answer } = exchange
-    const source = provider.transformStream
-      ? provider.transformStream(bodyStream(answer), served.built.upstreamCall).getReader()
-      : answer
-    const codec = codecs[call.endpoint.protocol]
-    const decoder =
-      call.endpoint.operation === 'chat'
-        ? codecs[built.protocol].streamDecoder()
-        : call.endpoint.reading.streamDecoder()
-    const encoder =
-      built.protocol === call.endpoint.protocol
-        ? undefined
-        : codec.streamEncoder({
-            model: call.model,
-            id: call.id,
-            createdAtSec: Math.floor(clock.now() / 1000),
-            includeUsage: call.includeUsage === true,
-            inputTokensEstimate: call.inputTokens,
-          })
-    const pump = createPump({
-      exchange,
-      reader: source,
-      decoder,
-      encoder,
-      hidesUsage: built.hidesUsage,
-      tally,
-      gauge: createGauge({
-        prices,
-        price: purse.price,
-        hold: purse.hold,
-        inputTokens: call.inputTokens,
-        isCovered: call.maxOutputTokens !== undefined,
-      }),
-      maxLineChars: limits.lineChars,
-      keepAliveMs: options.get('general_setting.ping_interval_enabled')
-        ? options.get('general_setting.ping_interval_seconds') * 1000
-        : limits.keepAliveMs,
-      drains: running.drains,
-      hangUp: running.hangUp,
-      log,
-      requestId: call.id,
-      onFirstByte: () => {
-        trace.firstByteAtMs ??= clock.monotonic()
-        channels.report({ ...outcomeOf(entry), isUnderWay: true })
-      },
-      encodeError: (error) => codec.encodeStreamError(error, call.id),
-      async settle(ending, error) {
-        channels.report(outcomeOf(entry, error))
-        try {
-          await settle({ job, entry, built, exchange, tally }, ending, error, decoder.skipped())
-        } finally {
-          running.close()
-          leave(running)
-        }
-      },
-    })
-    await pump.prime(limits.patienceMs)
-    running.handOver(pump)
-    return streamResponse(pump.body, call.id, stamp)
-  }
-
   return {
     carry,
     count,
@@ -539,57 +322,14 @@ export function createCalls(deps: CallsDeps) {
 }
 export type Calls = ReturnType<typeof createCalls>
 
-/** Nobody pays: a channel test, or a count of tokens. */
-const isFree = (call: Call): boolean => call.isTest || call.endpoint.operation === 'count-tokens'
-
-/** What an attempt says of its channel. @param error absent: it served */
-const outcomeOf = ({ channel, keyIndex, startedAtMs }: Attempt, error?: GatewayError) => ({
-  channelId: channel.id,
-  keyIndex,
-  startedAtMs,
-  error,
-})
-
 /** What aborted calls get to end their bills. */
 const ABORT_MS = 2_000
-
-const NO_BYTES = new Uint8Array()
-const NO_HEADERS = new Headers()
-const NO_QUERY = new URLSearchParams()
-
-/** What a stream needs to know of its call to the end: thousands of open streams must not keep thousands of prompts and headers. */
-const withoutBodies = <T extends { readonly job: { readonly call: Call }; readonly built: Built }>({
-  job,
-  built,
-}: T) => {
-  const { long: _long, ...call } = job.call
-  return {
-    job: {
-      ...job,
-      call: { ...call, bytes: NO_BYTES, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
-    } as T['job'],
-    built: {
-      ...built,
-      body: '',
-      headers: NO_HEADERS,
-      upstreamCall: { ...built.upstreamCall, json: {}, clientHeaders: NO_HEADERS, query: NO_QUERY },
-    } as Built,
-  }
-}
 
 const payerOf = ({ caller }: Call) => ({
   userId: caller.userId,
   apiKeyId: caller.apiKeyId,
   isUnlimitedKey: caller.isUnlimitedKey,
 })
-
-const upstreamId = (exchange: Exchange | undefined): string => {
-  for (const name of UPSTREAM_ID_HEADERS) {
-    const value = exchange?.answer.fields[name]
-    if (value) return value
-  }
-  return ''
-}
 
 /** Counted once for the hold and, where nothing is reported, the bill. */
 export function countInput(

@@ -2,7 +2,11 @@
  * A node whose workers are small servers that do as they are told over HTTP: the real `serve` and supervisor, without the
  * gateway behind them. `FIXTURE` makes its workers fail their start (`config`, `crash`) or ignore a stop (`stubborn`).
  */
+import { appendFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { serve } from '../../src/commands/serve.ts'
+import { createOutboxes } from '../../src/domain/billing/outboxes.ts'
+import { systemClock } from '../../src/lib/clock.ts'
 import { silentLog } from '../../src/lib/log.ts'
 import { createWorkerNode, type ToSupervisor, type ToWorker } from '../../src/node.ts'
 
@@ -30,6 +34,27 @@ const node = createWorkerNode({
 const heard: string[] = []
 node.state.subscribe('topic', (message) => heard.push(message))
 
+/** Journals without an end into `ledger/<n>.db`, and notes each charge that was committed as a line `<instance> <number>`. */
+async function journal(dataDir: string): Promise<void> {
+  const outboxes = createOutboxes({
+    dataDir,
+    sync: 'normal',
+    log: silentLog,
+    clock: systemClock,
+    checkpoint: node.checkpoint,
+  })
+  const outbox = outboxes.openOwn()
+  const instanceId = crypto.randomUUID()
+  outbox.begin(instanceId)
+  setInterval(() => void outbox.sync(), 50)
+  const entry = { body: 'x'.repeat(3_000), other: '{}' }
+  for (let seq = 0; ; seq++) {
+    await outbox.append(entry)
+    if (seq % 4 === 0) await Bun.sleep(1)
+    appendFileSync(join(dataDir, 'journalled'), `${instanceId} ${seq + 1}\n`)
+  }
+}
+
 const server = Bun.serve({
   hostname: process.env['LISTEN_HOST'] ?? '',
   port: Number(process.env['PORT']),
@@ -40,6 +65,7 @@ const server = Bun.serve({
     console.log(url.pathname)
     const value = url.searchParams.get('value') ?? ''
     if (url.pathname === '/die') process.kill(process.pid, 'SIGKILL')
+    if (url.pathname === '/journal') void journal(value)
     if (url.pathname === '/hang') for (;;);
     if (url.pathname === '/slow') await Bun.sleep(Number(value))
     if (url.pathname === '/unready') node.report({ ready: false, missing: [value], isListening: true })

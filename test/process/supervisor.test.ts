@@ -1,8 +1,9 @@
 /** A node is one: it has its port and folder alone, its workers act together, come back when they die, and end with it. */
 import { afterEach, describe, expect, test } from 'bun:test'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { readFile, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { openOutbox } from '../../src/domain/billing/outbox.ts'
 import { eventually } from '../support/eventually.ts'
 import { type StartedNode, startNode, temporaryFolder } from './started-node.ts'
 
@@ -76,6 +77,59 @@ function isAlive(pid: number): boolean {
     return false
   }
 }
+
+describe('the supervisor', () => {
+  test(
+    'keeps a journal short while it is written, and no kill of a worker or of itself costs a charge',
+    async () => {
+      const cwd = await folder()
+      const file = join(cwd, 'ledger', '1.db')
+      /** The log is put into the file by the supervisor alone. */
+      const grown = (toBytes: number): Promise<unknown> =>
+        eventually('the file grows', () => existsSync(file) && statSync(file).size > toBytes, { withinMs: 20_000 })
+      const env = { ...TWO_WORKERS, WORKERS: '1', DATA_DIR: cwd }
+      let longest = 0
+      const watch = setInterval(() => {
+        if (existsSync(`${file}-wal`)) longest = Math.max(longest, statSync(`${file}-wal`).size)
+      }, 10)
+      let node = start(cwd, env)
+      let port = await node.port()
+      for (let round = 1; round <= 4; round++) {
+        const { pid } = await eventually('a worker', () => call(port, `/journal?value=${encodeURIComponent(cwd)}`))
+        await grown(round * 16e6)
+        if (round % 2 === 1) {
+          process.kill(pid, 'SIGKILL')
+          await eventually('another worker', async () => (await call(port)).pid !== pid, { withinMs: 10_000 })
+        } else {
+          node.process.kill('SIGKILL')
+          await node.process.exited
+          await eventually('its worker has ended', () => !isAlive(pid))
+          node = start(cwd, env)
+          port = await node.port()
+        }
+      }
+      clearInterval(watch)
+      await node.end()
+      expect(readdirSync(join(cwd, 'ledger')).filter((name) => name.endsWith('.db'))).toEqual(['1.db'])
+      // Without a new beginning it would be longer than the file.
+      expect(longest).toBeLessThan(40e6)
+
+      const opened = openOutbox({ path: file, sync: 'normal' })
+      if (opened.kind !== 'open') throw new Error(`the outbox is ${opened.kind}`)
+      const { outbox } = opened
+      expect(outbox.tenures()).toHaveLength(4)
+      const journalled = new Map<string, number>()
+      for (const line of (await readFile(join(cwd, 'journalled'), 'utf8')).trim().split('\n')) {
+        const [instanceId = '', seq] = line.split(' ')
+        journalled.set(instanceId, Number(seq))
+      }
+      expect(journalled.size).toBe(4)
+      for (const [instanceId, last] of journalled) expect(outbox.read(instanceId, 0, last)).toHaveLength(last)
+      outbox.close()
+    },
+    2 * LONG,
+  )
+})
 
 describe('a start', () => {
   test(

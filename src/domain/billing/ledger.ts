@@ -5,8 +5,10 @@
 import { type Db, DbError } from '../../db/index.ts'
 import { GatewayError } from '../../errors.ts'
 import type { Clock } from '../../lib/clock.ts'
+import { eachOf } from '../../lib/each-of.ts'
 import type { Log } from '../../lib/log.ts'
 import { createLoop, type Loop } from '../../lib/loop.ts'
+import type { Checkpoint } from '../../lib/wal.ts'
 import type { State } from '../../state/index.ts'
 import { createInstances, createWatch, type InstanceInfo } from '../cluster/index.ts'
 import { type Account, addCharge, createAccount } from './account.ts'
@@ -33,11 +35,8 @@ import type { Ledger } from './types.ts'
 
 /** How often own rows are looked through for recalls, while there are any, ms. */
 const RECALL_POLL_MS = 250
-/**
- * Calls stand still while a checkpoint waits for the disk, in proportion to what it copies: at 4,500 calls a second, one a
- * second stopped them for 20 to 50 ms, one each 5 s for 100 to 200.
- */
-const CHECKPOINT_MS = 250
+/** How often the disk and the outboxes are brought up to date: a power cut can lose what was journalled since, ms. */
+const SYNC_MS = 250
 const KEEP_BYTES = 1024 * 1024 * 1024
 
 export interface LedgerOptions {
@@ -66,6 +65,8 @@ export interface LedgerOptions {
   readonly isLogged: () => boolean
   /** Is hourly usage kept; option DataExportEnabled */
   readonly isExported: () => boolean
+  /** of another process, for the outboxes; this one does it if not given */
+  readonly checkpoint?: Checkpoint | undefined
   /** a limit to the size of the outbox, for tests of a full disk */
   readonly maxOutboxPages?: number
 }
@@ -92,6 +93,7 @@ export function createLedger(options: LedgerOptions): Ledger {
     log,
     clock,
     isAlone: options.isSingleNode,
+    checkpoint: options.checkpoint,
     ...(options.maxOutboxPages === undefined ? {} : { maxPages: options.maxOutboxPages }),
   })
   const flush = createFlush({
@@ -309,13 +311,13 @@ export function createLedger(options: LedgerOptions): Ledger {
         if (account) void supply.answer(account, number, true)
       }
     })
-    const checkpoint = every('checkpoint', CHECKPOINT_MS, async () => {
+    const sync = every('sync', SYNC_MS, async () => {
       try {
         await settle()
       } finally {
         const outbox = tenure.outbox()
         if (outbox && !outbox.isWritable()) outbox.probe()
-        for (const each of outboxes.all()) each.checkpoint()
+        await eachOf(outboxes.all(), (each) => each.sync())
       }
     })
     const looking = every('watch', leaseMs / 9, watch.read)
@@ -323,7 +325,7 @@ export function createLedger(options: LedgerOptions): Ledger {
     // Looked at more often than it is due: a beat that failed comes again soon.
     heartbeat = every('heartbeat', leaseMs / 9, tenure.beat)
     settling = every('adopt', (leaseMs * 2) / 3, tenure.settleEarlier)
-    loops.push(recall, checkpoint, looking, idle, settling)
+    loops.push(recall, sync, looking, idle, settling)
   }
 
   /** @returns whether `work` came to its end in time, well */

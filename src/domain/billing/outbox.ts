@@ -3,11 +3,12 @@
  * databases have it, and in a cluster for a while longer: a database may go back to what it was before. Owns the file, its
  * lock and its numbering; knows nothing of what a charge means.
  *
- * Only the connection opened here may open the file: any other open and close of it in this process, by `fs` or `Bun.file`,
- * drops its lock silently (POSIX locks belong to the process, not to the descriptor). `stat` and `rename` are harmless.
+ * Only SQLite may open the file: any other open and close of it in this process, by `fs` or `Bun.file`, drops its lock
+ * silently (POSIX locks belong to the process, not to the descriptor). `stat` and `rename` are harmless.
  */
 import { Database, SQLiteError } from 'bun:sqlite'
 import { existsSync, renameSync } from 'node:fs'
+import { type Checkpoint, createWal } from '../../lib/wal.ts'
 
 /** Number and request id of the last charge of an instance that a database has. */
 export interface Mark {
@@ -80,6 +81,12 @@ const FILE = 'file'
 /** So many charges are removed at a time: calls have their turn in between. */
 const REMOVE_AT_ONCE = 500
 
+/** A write-ahead log longer than this begins anew, pages; and gives back what it had of the disk above this, bytes. */
+const MAX_FRAMES = 4_000
+const KEPT_WAL_BYTES = 16_777_216
+/** How long a commit waits for another process, which has the log for a moment when it opens it, ms. */
+const BUSY_TIMEOUT_MS = 1_000
+
 /** Charges kept in memory beside the file, until both databases have them: at most so many, and so much text. */
 const RECENT = 4_096
 const RECENT_CHARS = 8_000_000
@@ -92,6 +99,7 @@ const codeOf = (error: unknown): string => (error instanceof SQLiteError ? (erro
  * @param options.isKept charges that the databases have stay until `remove`
  * @param options.file names the file itself and the kernel that guards its lock: where it is not as noted before, the
  * instances in it are of the file that this one is a copy of. Absent: there can be no copy.
+ * @param options.checkpoint another process's, which may then open the file too; only this process does if not given
  * @param options.maxPages a limit to the file's size, for tests of a full disk
  * @returns `locked` when another process (or another part of this one) has it; `unreadable` when it is no outbox
  * @throws SQLiteError when the disk is full or not writable
@@ -101,24 +109,22 @@ export function openOutbox(options: {
   readonly sync: OutboxSync
   readonly isKept?: boolean
   readonly file?: () => string
+  readonly checkpoint?: Checkpoint | undefined
   readonly maxPages?: number
 }): OpenedOutbox {
   const isNew = !existsSync(options.path)
   const db = new Database(options.path, { create: true })
   try {
-    // Pragmas of the connection; the order matters: exclusive before WAL means no shared-memory file, and the lock is kept.
     for (const pragma of [
       'busy_timeout=0',
-      'locking_mode=exclusive',
-      'journal_mode=wal',
       `synchronous=${options.sync}`,
-      // The flush loop checkpoints, so that no call pays for it.
+      // `sync` sees to it, so that no call pays for it.
       'wal_autocheckpoint=0',
-      'journal_size_limit=16777216',
+      `journal_size_limit=${KEPT_WAL_BYTES}`,
     ])
       db.run(`pragma ${pragma}`)
-    db.run('begin exclusive')
-    db.run('commit')
+    if (options.checkpoint) lockShared(db)
+    else lockAlone(db)
     if (!isNew) {
       const check = db.query<{ quick_check: string }, []>('pragma quick_check(1)').get()
       if (check?.quick_check !== 'ok') throw new SyntaxError(`the outbox is damaged: ${check?.quick_check}`)
@@ -128,16 +134,39 @@ export function openOutbox(options: {
     if (!columns.some(({ name }) => name === 'is_foreign')) db.run(ADD_FOREIGN)
     if (options.file) noteFile(db, options.file())
     if (options.maxPages !== undefined) db.run(`pragma max_page_count=${options.maxPages}`)
-    const outbox = createOutbox(db, options.path, options.isKept ?? false)
+    const outbox = createOutbox(db, options)
     outbox.probe()
     return { kind: 'open', outbox }
   } catch (error) {
     db.close()
     const code = codeOf(error)
+    // A file system without shared memory: nobody else can open the file there.
+    if (options.checkpoint && code.startsWith('SQLITE_IOERR_SHM'))
+      return openOutbox({ ...options, checkpoint: undefined })
     if (code.startsWith('SQLITE_BUSY') || code.startsWith('SQLITE_LOCKED')) return { kind: 'locked' }
     if (error instanceof SyntaxError || UNREADABLE.has(code)) return { kind: 'unreadable', error }
     throw error
   }
+}
+
+/** Nobody else may open the file. Exclusive before the first access in WAL mode: so there is no shared memory. */
+function lockAlone(db: Database): void {
+  for (const pragma of ['locking_mode=exclusive', 'journal_mode=wal']) db.run(`pragma ${pragma}`)
+  db.run('begin exclusive')
+  db.run('commit')
+}
+
+/**
+ * Others may open the file, and yet it has one holder. Each connection keeps a shared lock while it is open, and whoever
+ * wants to be the holder needs the exclusive one for a moment: it has it only if nobody else is there, of this release or
+ * of one that locks alone. It falls back to the shared one, without a gap, with the first write.
+ */
+function lockShared(db: Database): void {
+  // The access in between makes the shared memory; without it the mode could not go back to normal.
+  for (const pragma of ['journal_mode=wal', 'schema_version', 'locking_mode=exclusive']) db.run(`pragma ${pragma}`)
+  db.run('begin exclusive')
+  db.run('commit')
+  for (const pragma of ['locking_mode=normal', `busy_timeout=${BUSY_TIMEOUT_MS}`]) db.run(`pragma ${pragma}`)
 }
 
 /** The lock proves the death of those before us only on the file that they locked. Without a note it is of an earlier release. */
@@ -161,7 +190,11 @@ export function keepOutboxAside(path: string, atMs: number): string {
   return aside
 }
 
-function createOutbox(db: Database, path: string, isKept: boolean) {
+function createOutbox(
+  db: Database,
+  options: { readonly path: string; readonly isKept?: boolean; readonly checkpoint?: Checkpoint | undefined },
+) {
+  const { path, isKept = false, checkpoint } = options
   const insert = db.query<unknown, [number, string, string]>('insert into charges (id, body, other) values (?, ?, ?)')
   const select = db.query<{ id: number; body: string; other: string }, [number, number, number]>(
     'select id, body, other from charges where id > ? and id <= ? order by id limit ?',
@@ -208,6 +241,7 @@ function createOutbox(db: Database, path: string, isKept: boolean) {
   let hasNews = false
   let writable = true
   let isOpen = true
+  let isHeld = false
   let onCommitted: () => void = () => {}
   /** The last charges of the current instance, without a gap. */
   let recent: JournalledEntry[] = []
@@ -272,6 +306,21 @@ function createOutbox(db: Database, path: string, isKept: boolean) {
     onCommitted()
   }
 
+  const wal = createWal({
+    db,
+    maxFrames: MAX_FRAMES,
+    checkpoint,
+    async quietly(work) {
+      isHeld = true
+      try {
+        await work()
+      } finally {
+        isHeld = false
+        commitBatch()
+      }
+    },
+  })
+
   const find = (instanceId: string): Tenure | undefined => tenures.find((t) => t.instanceId === instanceId)
   const replace = (tenure: Tenure): void => {
     const at = tenures.findIndex((t) => t.instanceId === tenure.instanceId)
@@ -308,7 +357,7 @@ function createOutbox(db: Database, path: string, isKept: boolean) {
       current = { instanceId, base, main: { seq: 0, last: '' }, log: { seq: 0, last: '' }, isForeign: false }
       tenures.push(current)
       // On the disk before the database hears of the instance: after a power cut somebody must know whose rows these are.
-      db.run('pragma wal_checkpoint(passive)')
+      wal.syncNow()
     },
 
     /** The current instance takes no more charges here. */
@@ -322,7 +371,9 @@ function createOutbox(db: Database, path: string, isKept: boolean) {
       waiting.push(entry)
       if (!batch) {
         batch = Promise.withResolvers()
-        setImmediate(commitBatch)
+        setImmediate(() => {
+          if (!isHeld) commitBatch()
+        })
       }
       return batch.promise
     },
@@ -481,16 +532,22 @@ function createOutbox(db: Database, path: string, isKept: boolean) {
     probe(): void {
       transaction(() => void setMeta.run('probe', 'x'.repeat(8192)))
     },
-    /** Copies what was written since the last time from the log into the file, synced. Passive: it waits for nobody. */
-    checkpoint(): void {
+    /** What was written before survives a power cut when this resolves; nobody waits for it. @throws Error, SQLiteError */
+    async sync(): Promise<void> {
       if (!hasNews) return
-      db.run('pragma wal_checkpoint(passive)')
       hasNews = false
+      try {
+        await wal.sync()
+      } catch (error) {
+        hasNews = true
+        throw error
+      }
     },
     close(): void {
       if (!isOpen) return
       commitBatch()
       isOpen = false
+      wal.close()
       db.close()
     },
   }

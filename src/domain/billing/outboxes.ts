@@ -6,6 +6,7 @@ import { mkdirSync, readdirSync, readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Clock } from '../../lib/clock.ts'
 import type { Log } from '../../lib/log.ts'
+import type { Checkpoint } from '../../lib/wal.ts'
 import { keepOutboxAside, type Outbox, type OutboxSync, openOutbox } from './outbox.ts'
 
 export type Outboxes = ReturnType<typeof createOutboxes>
@@ -17,10 +18,11 @@ export function createOutboxes(deps: {
   readonly clock: Clock
   /** Nobody else has the database: it goes back with this disk or not at all, and a copy of the directory is nobody's. */
   readonly isAlone?: boolean
+  readonly checkpoint?: Checkpoint | undefined
   /** a limit to the size of a file, for tests of a full disk */
   readonly maxPages?: number
 }) {
-  const { sync, log, clock, isAlone = false, maxPages } = deps
+  const { sync, log, clock, isAlone = false, checkpoint, maxPages } = deps
   const directory = join(deps.dataDir, 'ledger')
   let own: Outbox | undefined
   const adopted = new Map<string, Outbox>()
@@ -29,6 +31,7 @@ export function createOutboxes(deps: {
     const options = {
       path,
       sync,
+      checkpoint,
       ...(isAlone ? {} : { isKept: true, file: () => fileOf(path) }),
       ...(maxPages === undefined ? {} : { maxPages }),
     }

@@ -491,15 +491,15 @@ test('a power cut that takes what SQLite had not synced loses no charge', async 
   await settle()
   await eventually('it is flushed', isFlushed)
   expect(await db.sync()).toBe(true)
+  const cut = join(world.folder, 'cut')
+  // What is on the disk for certain: the file, and its log so far.
+  for (const suffix of ['', '-wal']) cpSync(path + suffix, join(cut, `main.db${suffix}`))
   isStuck = true
   await settle()
   await eventually('it is flushed', isFlushed)
   // Longer than the outbox takes to let go of what is safe elsewhere.
   await Bun.sleep(1_300)
-  const cut = join(world.folder, 'cut')
   cpSync(join(dataDir, 'ledger'), join(cut, 'data', 'ledger'), { recursive: true })
-  // The file without the log that was never synced.
-  cpSync(path, join(cut, 'main.db'))
   const after = await openDb({ sqlitePath: join(cut, 'main.db'), log: silentLog })
   const read = async () => (await after.select().from(after.tables.users))[0]
   expect(await read()).toMatchObject({ usedQuota: 100 })

@@ -1,13 +1,15 @@
 /** The journal of one worker: what is in it after kills, who may open it, and what a full disk does. */
 import { Database } from 'bun:sqlite'
 import { afterAll, expect, test } from 'bun:test'
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { type Outbox, openOutbox } from '../../../src/domain/billing/outbox.ts'
 import { createOutboxes } from '../../../src/domain/billing/outboxes.ts'
 import { systemClock } from '../../../src/lib/clock.ts'
 import { type Log, silentLog } from '../../../src/lib/log.ts'
+import { type Checkpoint, checkpointFile, createWal } from '../../../src/lib/wal.ts'
+import { eventually } from '../../support/eventually.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'headgate-outbox-'))
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
@@ -20,6 +22,16 @@ const open = (at: string, maxPages?: number, more: { isKept?: boolean; file?: ()
   return opened.outbox
 }
 const entry = (body: string) => ({ body, other: '{}' })
+/** By a connection of its own, as the supervisor's is. */
+const byAnother: Checkpoint = async (file) => {
+  checkpointFile(file)
+  return true
+}
+/** Without one a worker has the file alone, as in releases before there was one. */
+const WAYS = [
+  { way: 'alone', checkpoint: undefined },
+  { way: 'with a supervisor', checkpoint: byAnother },
+] as const
 
 test('charges of one tick are committed together, and are there after the file was not closed', async () => {
   const at = path()
@@ -43,20 +55,96 @@ test('charges of one tick are committed together, and are there after the file w
   outbox.close()
 })
 
-test('an outbox has one holder, in this process and in others, until it is closed', async () => {
+for (const holder of WAYS)
+  for (const other of WAYS)
+    test(`an outbox held ${holder.way} is locked for one that would hold it ${other.way}, here and elsewhere, until it is closed`, async () => {
+      const at = path()
+      const take = ({ checkpoint }: (typeof WAYS)[number]) => openOutbox({ path: at, sync: 'normal', checkpoint })
+      const script = `
+        import { openOutbox } from ${JSON.stringify(join(import.meta.dir, '../../../src/domain/billing/outbox.ts'))}
+        const checkpoint = ${other.checkpoint ? 'async () => true' : 'undefined'}
+        const opened = openOutbox({ path: ${JSON.stringify(at)}, sync: 'normal', checkpoint })
+        console.log(opened.kind)
+        opened.outbox?.close()`
+      const ask = async (): Promise<string> =>
+        (await new Response(Bun.spawn([process.execPath, '-e', script], { stdout: 'pipe' }).stdout).text()).trim()
+      const first = take(holder)
+      if (first.kind !== 'open') throw new Error(`the outbox is ${first.kind}`)
+      first.outbox.begin('a')
+      expect(take(other).kind).toBe('locked')
+      expect(await ask()).toBe('locked')
+      // Neither a refused try nor a checkpoint must have dropped the lock.
+      expect(await ask()).toBe('locked')
+      await first.outbox.append(entry('1'))
+      if (holder.checkpoint) checkpointFile({ path: at, inode: statSync(at).ino })
+      expect(await ask()).toBe('locked')
+      first.outbox.close()
+      expect(await ask()).toBe('open')
+      const again = take(other)
+      if (again.kind !== 'open') throw new Error(`the outbox is ${again.kind}`)
+      expect(again.outbox.read('a', 0, 10)).toMatchObject([{ seq: 1, body: '1' }])
+      again.outbox.close()
+    })
+
+test('while a log is copied for the second time charges wait, then they are there, and the log begins anew', async () => {
+  const at = path()
+  const passes: PromiseWithResolvers<void>[] = []
+  const checkpoint: Checkpoint = async (file) => {
+    const pass = Promise.withResolvers<void>()
+    passes.push(pass)
+    await pass.promise
+    checkpointFile(file)
+    return true
+  }
+  const opened = openOutbox({ path: at, sync: 'normal', checkpoint })
+  if (opened.kind !== 'open') throw new Error(`the outbox is ${opened.kind}`)
+  const { outbox } = opened
+  outbox.begin('a')
+  const big = 'x'.repeat(8_000)
+  let written = 0
+  const write = async (): Promise<void> => {
+    await outbox.append(entry(big))
+    written++
+  }
+  while (statSync(`${at}-wal`).size < 20e6) await write()
+  await outbox.sync()
+  await eventually('the first pass', () => passes.length === 1)
+  // Nobody waits for the first.
+  await write()
+  passes[0]!.resolve()
+  await eventually('the second pass', () => passes.length === 2)
+  const before = written
+  const late = write()
+  await outbox.sync()
+  expect(written).toBe(before)
+  expect(passes).toHaveLength(2)
+  passes[1]!.resolve()
+  await late
+  expect(written).toBe(before + 1)
+  expect(statSync(`${at}-wal`).size).toBeLessThan(17e6)
+  expect(outbox.read('a', 0, written + 1)).toHaveLength(written)
+  outbox.close()
+})
+
+test('a checkpoint is of the file that is written, not of one that took its name; a link to it has its log beside it', async () => {
   const at = path()
   const outbox = open(at)
-  expect(openOutbox({ path: at, sync: 'normal' }).kind).toBe('locked')
-  const script = `
-    import { openOutbox } from ${JSON.stringify(join(import.meta.dir, '../../../src/domain/billing/outbox.ts'))}
-    console.log(openOutbox({ path: ${JSON.stringify(at)}, sync: 'normal' }).kind)`
-  const ask = async (): Promise<string> =>
-    (await new Response(Bun.spawn([process.execPath, '-e', script], { stdout: 'pipe' }).stdout).text()).trim()
-  expect(await ask()).toBe('locked')
-  // A refused try must not have dropped the lock.
-  expect(await ask()).toBe('locked')
+  expect(() => checkpointFile({ path: at, inode: statSync(at).ino + 1 })).toThrow('no longer the file')
   outbox.close()
-  expect(await ask()).toBe('open')
+  const link = path()
+  symlinkSync(at, link)
+  const db = new Database(link)
+  db.run('pragma journal_mode=wal')
+  db.run('create table t (a)')
+  const wal = createWal({ db, maxFrames: 10, checkpoint: undefined, quietly: (work) => work() })
+  await wal.sync()
+  for (let n = 0; n < 20; n++) db.run('insert into t values (1)')
+  await wal.sync()
+  const [row] = db.query('pragma wal_checkpoint(noop)').values() as number[][]
+  expect(row?.[1]).toBeGreaterThan(10)
+  expect(row?.[2]).toBe(row?.[1])
+  wal.close()
+  db.close()
 })
 
 test('every instance counts from 1, and one without charges stays without', async () => {
@@ -234,28 +322,31 @@ test('on a full disk a charge is refused, not half written, and the outbox recov
   outbox.close()
 })
 
-test('workers take different outboxes, and an orphan with something in it is adopted', async () => {
-  const dataDir = mkdtempSync(join(folder, 'node-'))
-  const create = () => createOutboxes({ dataDir, sync: 'normal', log: silentLog, clock: systemClock })
-  const [first, second, third] = [create(), create(), create()]
-  expect(first.openOwn().path).toEndWith('1.db')
-  const orphan = second.openOwn()
-  expect(orphan.path).toEndWith('2.db')
-  third.openOwn()
-  orphan.begin('a')
-  await orphan.append(entry('1'))
-  expect(first.adopt()).toEqual([])
-  second.close()
-  third.close()
-  expect(first.adopt().map((outbox) => outbox.path)).toEqual([orphan.path])
-  expect(first.adopt()).toEqual([])
-  const [adopted] = first.adopted()
-  expect(adopted?.read('a', 0, 10)).toMatchObject([{ seq: 1, body: '1' }])
-  first.release(adopted!)
-  expect(second.openOwn().path).toEndWith('2.db')
-  first.close()
-  second.close()
-})
+test.each(WAYS)(
+  '$way workers take different outboxes, and an orphan with something in it is adopted',
+  async ({ checkpoint }) => {
+    const dataDir = mkdtempSync(join(folder, 'node-'))
+    const create = () => createOutboxes({ dataDir, sync: 'normal', log: silentLog, clock: systemClock, checkpoint })
+    const [first, second, third] = [create(), create(), create()]
+    expect(first.openOwn().path).toEndWith('1.db')
+    const orphan = second.openOwn()
+    expect(orphan.path).toEndWith('2.db')
+    third.openOwn()
+    orphan.begin('a')
+    await orphan.append(entry('1'))
+    expect(first.adopt()).toEqual([])
+    second.close()
+    third.close()
+    expect(first.adopt().map((outbox) => outbox.path)).toEqual([orphan.path])
+    expect(first.adopt()).toEqual([])
+    const [adopted] = first.adopted()
+    expect(adopted?.read('a', 0, 10)).toMatchObject([{ seq: 1, body: '1' }])
+    first.release(adopted!)
+    expect(second.openOwn().path).toEndWith('2.db')
+    first.close()
+    second.close()
+  },
+)
 
 test('an outbox that fails its check is adopted by nobody, and held by nobody', async () => {
   const dataDir = mkdtempSync(join(folder, 'node-'))
@@ -275,21 +366,24 @@ test('an outbox that fails its check is adopted by nobody, and held by nobody', 
   first.close()
 })
 
-test('an outbox that cannot be read is kept aside and reported, and the start goes on', () => {
-  const dataDir = mkdtempSync(join(folder, 'node-'))
-  const errors: string[] = []
-  const log: Log = { ...silentLog, error: (msg) => errors.push(msg) }
-  const outboxes = createOutboxes({ dataDir, sync: 'normal', log, clock: systemClock })
-  outboxes.openOwn()
-  outboxes.close()
-  writeFileSync(join(dataDir, 'ledger', '1.db'), 'this is no database'.repeat(1_000))
-  const outbox = outboxes.openOwn()
-  outbox.begin('a')
-  expect(outbox.path).toEndWith('1.db')
-  expect(errors).toHaveLength(1)
-  expect(readdirSync(join(dataDir, 'ledger')).filter((name) => name.startsWith('1.db.unreadable-'))).toHaveLength(1)
-  outboxes.close()
-})
+test.each(WAYS)(
+  '$way an outbox that cannot be read is kept aside and reported, and the start goes on',
+  ({ checkpoint }) => {
+    const dataDir = mkdtempSync(join(folder, 'node-'))
+    const errors: string[] = []
+    const log: Log = { ...silentLog, error: (msg) => errors.push(msg) }
+    const outboxes = createOutboxes({ dataDir, sync: 'normal', log, clock: systemClock, checkpoint })
+    outboxes.openOwn()
+    outboxes.close()
+    writeFileSync(join(dataDir, 'ledger', '1.db'), 'this is no database'.repeat(1_000))
+    const outbox = outboxes.openOwn()
+    outbox.begin('a')
+    expect(outbox.path).toEndWith('1.db')
+    expect(errors).toHaveLength(1)
+    expect(readdirSync(join(dataDir, 'ledger')).filter((name) => name.startsWith('1.db.unreadable-'))).toHaveLength(1)
+    outboxes.close()
+  },
+)
 
 test('a directory that takes nothing fails the start and is named', () => {
   const file = join(folder, 'a-file')
