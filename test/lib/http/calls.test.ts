@@ -571,7 +571,10 @@ describe('connections', () => {
     }) as unknown as typeof setInterval)
     const kept = 'HTTP/1.1 200 OK\r\nContent-Length: 0\r\nKeep-Alive: timeout=5\r\n\r\n'
     await withServer(
-      { answer: (socket, { line }) => void socket.write(line.includes('five') ? kept : OK) },
+      {
+        answer: (socket, { line }) =>
+          void socket.write(line.includes('five') ? kept : line.includes('half') ? OK.slice(0, -1) : OK),
+      },
       async (server) => {
         const clock = openClock()
         const client = openClient({ clock })
@@ -602,6 +605,15 @@ describe('connections', () => {
         await whole(call)
         await whole(client.post(server.url))
         expect(server.accepted()).toBe(4)
+        // One that comes back when others have taken that place would never be taken, nor swept.
+        const half = client.post(`${server.url}/half`)
+        await half.answer
+        sweeps.at(-1)!()
+        await whole(client.post(server.url))
+        expect(server.accepted()).toBe(5)
+        for (const socket of server.sockets) socket.write('k')
+        await whole(half)
+        await eventually('the one that came back is closed', () => server.open() === 0)
         client.close()
       },
     )

@@ -1,5 +1,8 @@
 /** Many calls on few connections: answers of every framing, cut at random, always give the bodies that were sent. */
 import { expect, test } from 'bun:test'
+import { openAuthority } from '../../support/certificates.ts'
+import { eventually } from '../../support/eventually.ts'
+import { openSocks5 } from '../../support/proxies.ts'
 import { openWireServer } from '../../support/wire-server.ts'
 import { noise, openClient, sha256, whole } from './support.ts'
 
@@ -71,4 +74,90 @@ for (const seed of SEEDS)
     expect(server.accepted()).toBe(3)
     client.close()
     server.stop()
+  })
+
+for (const isFar of [false, true])
+  test(`calls that are left at any moment, by either side, disturb no other, and leave nothing open${isFar ? ', by TLS through SOCKS5' : ''}`, async () => {
+    const authority = isFar ? openAuthority() : undefined
+    const socks = isFar ? await openSocks5() : undefined
+
+    const seed = Date.now() % 1e9
+    const random = createRandom(seed)
+    const ticks = async (count: number): Promise<void> => {
+      for (let i = 0; i < count; i++) await new Promise((resolve) => setImmediate(resolve))
+    }
+    const server = await openWireServer({
+      tls: authority?.sign('DNS:localhost'),
+      answer: async (socket, { body }) => {
+        const bytes = noise(Number(body.subarray(0, 5).toString()), 7)
+        const answer = Buffer.concat([
+          Buffer.from(`HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n${bytes.length.toString(16)}\r\n`),
+          bytes,
+          Buffer.from('\r\n0\r\n\r\n'),
+        ])
+        const isCut = random(20) === 0
+        for (let at = 0; at < answer.length; ) {
+          const size = 1 + random(answer.length)
+          if (isCut && random(3) === 0) return void (random(2) === 0 ? socket.destroy() : socket.end())
+          socket.write(answer.subarray(at, at + size))
+          at += size
+          await ticks(random(3))
+        }
+      },
+    })
+    const client = openClient()
+    let ends = 0
+    let begun = 0
+    let isDone = 0
+    const caller = async (): Promise<void> => {
+      for (let i = 0; i < 100; i++) {
+        const length = 10_000 + random(80_000)
+        const head = Buffer.from(String(length))
+        const call = client.post(server.url, {
+          proxy: socks?.url ?? '',
+          body:
+            random(2) === 0
+              ? Buffer.concat([head, noise(random(200_000))])
+              : {
+                  length: head.length + 100_000,
+                  async *pieces() {
+                    begun++
+                    try {
+                      yield head
+                      for (let at = 0; at < 100_000; at += 10_000) {
+                        if (random(3) === 0) await ticks(1)
+                        yield noise(10_000)
+                      }
+                    } finally {
+                      ends++
+                    }
+                  },
+                },
+        })
+        const outcome = whole(call).then(
+          ({ bytes }) => sha256(bytes),
+          (error: { code?: unknown }) => error.code,
+        )
+        const isLeft = random(3) === 0
+
+        if (isLeft) void ticks(random(12)).then(() => call.abort(Object.assign(new Error('left'), { code: 'E_LEFT' })))
+        const ending = await outcome
+        const isWhole = ending === sha256(noise(length, 7))
+        if (isWhole) isDone++
+        expect({ seed, i, isFine: isWhole || ending === 'ECONNRESET' || (isLeft && ending === 'E_LEFT') }).toEqual({
+          seed,
+          i,
+          isFine: true,
+        })
+      }
+    }
+    await Promise.all([caller(), caller(), caller(), caller()])
+    expect(isDone).toBeGreaterThan(150)
+    await eventually('each upload is told of its end', () => ends === begun)
+    client.close()
+    await eventually('nothing is open', () => server.open() === 0)
+    if (socks) await eventually('nothing is open at the proxy', () => socks.open() === 0)
+    server.stop()
+    socks?.stop()
+    authority?.close()
   })
