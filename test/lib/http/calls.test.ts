@@ -348,8 +348,10 @@ describe('an upload', () => {
       }))
 
   test('whose next piece is not there yet when the answer ends sends nothing into the next call', () =>
-    withServer({ isEager: true, answer: (socket) => socket.write(OK) }, async (server) => {
+    withServer({ isEager: true, answer: (socket) => void socket.resume().write(OK) }, async (server) => {
       const client = openClient()
+      // The connection has carried a call that was sent to its end.
+      await whole(client.post(server.url))
       const gate = Promise.withResolvers<void>()
       let isOver = false
       const body = {
@@ -365,6 +367,7 @@ describe('an upload', () => {
         },
       }
       await whole(client.post(server.url, { body }))
+      expect(server.accepted()).toBe(1)
       const next = whole(client.post(server.url))
       gate.resolve()
       await next
