@@ -98,10 +98,16 @@ export const VARIABLES = {
     false,
     'Do not check certificates of upstreams',
   ),
-  httpProxy: text('process', 'HTTP_PROXY', '', 'Proxy for calls to `http://` upstreams: an http, https or socks5 URL', {
-    aliases: ['http_proxy'],
-    secret: 'address',
-  }),
+  httpProxy: text(
+    'process',
+    'HTTP_PROXY',
+    '',
+    'Proxy for calls to `http://` upstreams: an http, https or socks5 URL; SOCKS5 proxies find the names of hosts themselves',
+    {
+      aliases: ['http_proxy'],
+      secret: 'address',
+    },
+  ),
   httpsProxy: text('process', 'HTTPS_PROXY', '', 'Proxy for calls to `https://` upstreams', {
     aliases: ['https_proxy'],
     secret: 'address',
@@ -110,7 +116,7 @@ export const VARIABLES = {
     'process',
     'NO_PROXY',
     '',
-    'Hosts, with those below them, that are called without a proxy; `*` for all',
+    'Hosts, with those below them, and networks such as `10.0.0.0/8`, that are called without a proxy; `*` for all',
     {
       aliases: ['no_proxy'],
     },

@@ -108,6 +108,8 @@ export async function buildUpstream(
     'content-type': 'application/json',
     accept: call.isStream ? 'text/event-stream' : 'application/json',
     'accept-encoding': 'identity',
+    // Some gates in front of upstreams turn away whoever gives no name.
+    'user-agent': 'headgate',
     // Lets an upstream's own records be joined with ours. https://platform.openai.com/docs/api-reference/debugging-requests
     'x-client-request-id': call.id,
   })

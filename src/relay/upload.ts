@@ -1,6 +1,6 @@
 /**
- * A large body on its way upstream, piece by piece: `fetch` copies what it is given as a whole, which takes milliseconds
- * and as much memory again until the answer has come. The length is known, so that the upstream sees a plain body.
+ * A large body on its way upstream, piece by piece: joined as a whole it would take milliseconds and as much memory again
+ * until the answer has come. The length is known, so that the upstream sees a plain body.
  */
 import { concat } from '../lib/bytes.ts'
 

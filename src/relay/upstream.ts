@@ -10,7 +10,7 @@ import { CONTENT_CODINGS } from './read.ts'
 import type { Watch, Watched } from './watch.ts'
 
 export interface UpstreamLimits {
-  /** Until the upstream's host takes a connection; 0: none. */
+  /** Until bytes of the call may go: TCP, the talk with a proxy (but one spoken to by TLS), and the TLS handshake; 0: none. */
   readonly connectMs: number
   /** Until the headers; 0: none. */
   readonly firstByteMs: number

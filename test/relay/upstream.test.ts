@@ -61,9 +61,11 @@ describe('time-outs', () => {
   test('a proxy that does not let us through is a host that takes no connection', async () => {
     const silent = Bun.listen({ hostname: '127.0.0.1', port: 0, socket: { data: () => {} } })
     const { send } = sender()
-    const proxy = `http://user:secret@127.0.0.1:${silent.port}`
-    const call = send('x', { connectMs: 100 }, 'https://upstream.example', proxy)
-    await expect(call).rejects.toMatchObject({ code: 'do_request_failed', detail: 'connect time-out' })
+    for (const scheme of ['http', 'socks5', 'socks5h']) {
+      const proxy = `${scheme}://user:secret@127.0.0.1:${silent.port}`
+      const call = send('x', { connectMs: 100 }, 'https://upstream.example', proxy)
+      await expect(call).rejects.toMatchObject({ code: 'do_request_failed', detail: 'connect time-out' })
+    }
     silent.stop(true)
   })
 

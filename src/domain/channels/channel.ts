@@ -12,7 +12,7 @@ export const CHANNEL_STATUS = { unknown: 0, enabled: 1, disabledByHand: 2, disab
 export interface ChannelSetting {
   readonly force_format?: boolean
   readonly thinking_to_content?: boolean
-  /** http, https, socks5 or socks5h URL for upstream calls; empty for none. */
+  /** http, https, socks5 or socks5h URL for upstream calls; empty for what holds for all. SOCKS5 proxies find names themselves. */
   readonly proxy?: string
   readonly pass_through_body_enabled?: boolean
   readonly system_prompt?: string

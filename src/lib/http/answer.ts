@@ -39,33 +39,37 @@ const LENGTH = /^\d{1,15}$/
 export const latin1 = (bytes: Uint8Array, from: number, to = bytes.length): string =>
   Buffer.prototype.toString.call(bytes, 'latin1', from, to)
 
-const SPACE = 32
-const TAB = 9
-
 /**
- * @param text the head without its last two line ends
+ * @param head without its last two line ends
  * @throws HttpError
  */
-export function parseHead(text: string): Head {
-  const lines = text.split('\r\n')
+export function parseHead(head: string): Head {
+  const lines = head.split('\r\n')
   const [, minor, code] = STATUS_LINE.exec(lines[0]!) ?? []
   if (code === undefined) throw bad('its first line')
   const fields: Record<string, string> = Object.create(null)
   for (let i = 1; i < lines.length; i++) {
     const line = lines[i]!
-    const first = line.charCodeAt(0)
     const colon = line.indexOf(':')
     const name = line.slice(0, colon).toLowerCase()
-    const value = line.slice(colon + 1).trim()
-    if (first === SPACE || first === TAB || colon < 1 || !NAME.test(name) || NO_VALUE.test(value)) throw bad('a field')
+    const text = line.slice(colon + 1)
+    // A line that goes on with the one before begins with a blank, which is no name either.
+    if (colon < 0 || !NAME.test(name) || NO_VALUE.test(text)) throw bad('a field')
+    const value = text.trim()
     const before = fields[name]
     fields[name] = before === undefined ? value : `${before}, ${value}`
   }
   const status = Number(code)
   const connection = fields['connection']?.toLowerCase() ?? ''
-  const isKept = minor === '1' ? !connection.includes('close') : connection.includes('keep-alive')
+  const isAsked = minor === '1' ? !connection.includes('close') : connection.includes('keep-alive')
   const length = lengthOf(status, fields)
-  return { status, fields, length, isKept: isKept && length !== 'until-close' }
+  return { status, fields, length, isKept: isAsked && length !== 'until-close' && !isDoubtful(minor, length, fields) }
+}
+
+/** Whether the next answer begins where we think: HTTP/1.0 knows no chunks, and there may be a body where none belongs. */
+function isDoubtful(minor: string | undefined, length: Head['length'], fields: Fields): boolean {
+  if (length === 'chunked') return minor === '0'
+  return length === 0 && (fields['transfer-encoding'] !== undefined || Number(fields['content-length'] ?? 0) !== 0)
 }
 
 function lengthOf(status: number, fields: Fields): Head['length'] {

@@ -10,7 +10,7 @@ import type { Socket } from 'bun'
 import { concat } from '../bytes.ts'
 import type { Clock } from '../clock.ts'
 import { type Fields, type Framing, framingOf, type Head, HttpError, latin1, parseHead } from './answer.ts'
-import { type Destination, type Owner, openConnection, proxyAuthorization } from './connect.ts'
+import { basicLogin, type Destination, type Owner, openConnection } from './connect.ts'
 import { createProxyOf, type Proxies } from './proxy-of.ts'
 
 export type { Fields } from './answer.ts'
@@ -48,7 +48,7 @@ export type ReadResult =
 
 export interface HttpClient {
   post(request: HttpRequest): HttpCall
-  /** Closes the connections that no call has. */
+  /** Closes the connections that no call has, now and whenever a call ends. */
   close(): void
 }
 
@@ -60,6 +60,8 @@ const MARGIN_MS = 1_000
 const MAX_HEAD_BYTES = 64 * 1024
 /** Bytes that wait for their reader; beyond them the upstream has to wait. */
 const MAX_WAITING_BYTES = 64 * 1024
+/** What a piece takes beside its bytes; there may be one for each byte. */
+const PIECE_BYTES = 128
 /** Up to here head and body go out as one write. */
 const ONE_WRITE_BYTES = 64 * 1024
 const HEAD_END = Buffer.from('\r\n\r\n')
@@ -90,12 +92,13 @@ export function createHttpClient({
   const proxyOf = createProxyOf(proxies)
   const targets = new Map<string, Target>()
   let sweeper: ReturnType<typeof setInterval> | undefined
+  let isClosed = false
 
   const targetOf = (origin: string, ownProxy: string): Target => {
     const key = ownProxy === '' ? origin : `${origin} ${ownProxy}`
     const known = targets.get(key)
     if (known) return known
-    const proxy = ownProxy || proxyOf(origin)
+    const proxy = proxyUrl(ownProxy || proxyOf(origin))
     const { protocol, hostname, port, host } = new URL(origin)
     if (protocol !== 'http:' && protocol !== 'https:') throw new HttpError('HTTP_BAD_URL', 'no http or https URL')
     const isTls = protocol === 'https:'
@@ -105,7 +108,7 @@ export function createHttpClient({
       port: Number(port) || (isTls ? 443 : 80),
       isTls,
       isTlsChecked,
-      proxy: proxy === '' ? undefined : new URL(proxy),
+      proxy,
       hostField: host,
       idle: [],
     }
@@ -129,7 +132,7 @@ export function createHttpClient({
     // The sweeper may have forgotten the place while its last connection was at work.
     const { target } = connection
     if (!targets.has(target.key)) targets.set(target.key, target)
-    if (forMs <= 0 || targets.get(target.key) !== target) {
+    if (isClosed || forMs <= 0 || targets.get(target.key) !== target) {
       connection.close()
       return
     }
@@ -143,12 +146,12 @@ export function createHttpClient({
     post(request) {
       const call = new Call(request.body)
       try {
-        const { origin, path } = splitUrl(request.url)
-        const target = targetOf(origin, request.proxy)
+        const parts = splitUrl(request.url)
+        const target = targetOf(parts.origin, request.proxy)
         // TLS within TLS is beyond the sockets at hand.
         if (target.proxy?.protocol === 'https:') return postByFetch(request, target)
-        call.head = headOf(target, path, request)
-        const connection = target.idle.pop() ?? new Connection(target, keep)
+        call.head = headOf(target, parts, request)
+        const connection = keptConnection(target, clock.monotonic()) ?? new Connection(target, keep)
         connection.carry(call)
       } catch (error) {
         call.fail(error as Error)
@@ -156,6 +159,7 @@ export function createHttpClient({
       return call
     },
     close() {
+      isClosed = true
       clearInterval(sweeper)
       sweeper = undefined
       for (const { idle } of targets.values()) for (const connection of [...idle]) connection.close()
@@ -164,17 +168,42 @@ export function createHttpClient({
   }
 }
 
-/** A URL that goes out as it is: visible letters, nobody's name, no fragment, no steps up. */
-const PLAIN_URL = /^(https?:\/\/[^/?#@\\]+)(\/(?!.*\/\.)[!"$-[\]-~]*)$/
+/** The one used last; the sweeper may be late, and the upstream about to close what it keeps no longer. */
+function keptConnection({ idle }: Target, nowMs: number): Connection | undefined {
+  for (;;) {
+    const connection = idle.at(-1)
+    if (!connection || connection.closesAtMs > nowMs) return idle.pop()
+    connection.close()
+  }
+}
 
-function splitUrl(url: string): { readonly origin: string; readonly path: string } {
+const PROXIES = new Set(['http:', 'https:', 'socks5:', 'socks5h:'])
+
+function proxyUrl(text: string): URL | undefined {
+  if (text === '') return undefined
+  const url = URL.parse(text)
+  if (url && PROXIES.has(url.protocol) && url.hostname !== '') return url
+  throw new HttpError('HTTP_BAD_PROXY', 'the proxy is no http, https, socks5 or socks5h URL')
+}
+
+interface UrlParts {
+  readonly origin: string
+  readonly path: string
+  /** For `Authorization`, when the URL names somebody. */
+  readonly login?: string | undefined
+}
+
+/** A URL that goes out as it is: visible letters, nobody's name, no fragment, no steps up. */
+const PLAIN_URL = /^(https?:\/\/[^/?#@\\]+)((?!.*\/(?:\.|%2[eE]))\/[!"$-[\]-~]*)$/
+
+function splitUrl(url: string): UrlParts {
   const [, origin, path] = PLAIN_URL.exec(url) ?? []
   if (origin !== undefined && path !== undefined) return { origin, path }
   const parsed = new URL(url)
-  return { origin: parsed.origin, path: parsed.pathname + parsed.search }
+  return { origin: parsed.origin, path: parsed.pathname + parsed.search, login: basicLogin(parsed) }
 }
 
-function headOf(target: Target, path: string, { headers, body }: HttpRequest): string {
+function headOf(target: Target, { path, login }: UrlParts, { headers, body }: HttpRequest): string {
   // A plain proxy wants to know where to.
   const isProxied = target.proxy?.protocol === 'http:' && !target.isTls
   let head = `POST ${isProxied ? `http://${target.hostField}${path}` : path} HTTP/1.1\r\n`
@@ -184,8 +213,9 @@ function headOf(target: Target, path: string, { headers, body }: HttpRequest): s
     if (!OURS.has(name)) head += `${name}: ${value}\r\n`
   })
   if (!hasHost) head += `host: ${target.hostField}\r\n`
-  const authorization = isProxied ? proxyAuthorization(target.proxy) : undefined
-  if (authorization) head += `proxy-authorization: ${authorization}\r\n`
+  if (login && !headers.has('authorization')) head += `authorization: ${login}\r\n`
+  const proxyLogin = isProxied ? basicLogin(target.proxy) : undefined
+  if (proxyLogin) head += `proxy-authorization: ${proxyLogin}\r\n`
   return `${head}content-length: ${typeof body === 'string' ? Buffer.byteLength(body) : body.length}\r\n\r\n`
 }
 
@@ -240,8 +270,9 @@ class Call implements HttpCall, HttpAnswer {
       reader.resolve({ done: false, value: piece })
       return
     }
-    this.#pieces.push(piece)
-    this.#waitingBytes += piece.length
+    // A small piece is kept without the bytes that came with it.
+    this.#pieces.push(piece.length < piece.buffer.byteLength / 2 ? piece.slice() : piece)
+    this.#waitingBytes += piece.length + PIECE_BYTES
     if (this.#waitingBytes > MAX_WAITING_BYTES) this.connection?.pause(true)
   }
   end(): void {
@@ -264,7 +295,7 @@ class Call implements HttpCall, HttpAnswer {
   read(): Promise<ReadResult> {
     const piece = this.#pieces.shift()
     if (piece) {
-      this.#waitingBytes -= piece.length
+      this.#waitingBytes -= piece.length + PIECE_BYTES
       if (this.#waitingBytes === 0) this.connection?.pause(false)
       return Promise.resolve({ done: false, value: piece })
     }
@@ -348,23 +379,28 @@ class Connection implements Owner {
   }
 
   #onHead(call: Call, bytes: Uint8Array<ArrayBuffer>): void {
-    const all = this.#heard ? concat([this.#heard, bytes]) : bytes
+    let rest = this.#heard ? concat([this.#heard, bytes]) : bytes
     this.#heard = undefined
-    const end = Buffer.prototype.indexOf.call(all, HEAD_END)
-    if (end > MAX_HEAD_BYTES || (end < 0 && all.length > MAX_HEAD_BYTES))
-      throw new HttpError('HTTP_BAD_ANSWER', 'the head of the answer is too long')
-    if (end < 0) {
-      this.#heard = all
-      return
+    for (;;) {
+      const end = Buffer.prototype.indexOf.call(rest, HEAD_END)
+      if (end > MAX_HEAD_BYTES || (end < 0 && rest.length > MAX_HEAD_BYTES))
+        throw new HttpError('HTTP_BAD_ANSWER', 'the head of the answer is too long')
+      if (end < 0) {
+        this.#heard = rest
+        return
+      }
+      const head = parseHead(latin1(rest, 0, end))
+      rest = rest.subarray(end + HEAD_END.length)
+      if (head.status === 101) throw new HttpError('HTTP_BAD_ANSWER', 'the upstream changes the protocol')
+      // What comes before the answer itself is of no interest; another protocol was not asked for.
+      if (head.status >= 200) {
+        this.#onAnswer(call, head, rest)
+        return
+      }
     }
-    const head = parseHead(latin1(all, 0, end))
-    const rest = all.subarray(end + HEAD_END.length)
-    // What comes before the answer itself is of no interest; another protocol was not asked for.
-    if (head.status === 101) throw new HttpError('HTTP_BAD_ANSWER', 'the upstream changes the protocol')
-    if (head.status < 200) {
-      if (rest.length > 0) this.#onHead(call, rest)
-      return
-    }
+  }
+
+  #onAnswer(call: Call, head: Head, rest: Uint8Array<ArrayBuffer>): void {
     this.#answer = head
     this.#framing = framingOf(head.length)
     call.begin(head)
@@ -431,7 +467,7 @@ class Connection implements Owner {
   #send(call: Call): void {
     const { head, body } = call
     if (typeof body === 'object' && 'pieces' in body) {
-      this.#sendPieces(call, body.pieces()).catch((error) => {
+      this.#sendPieces(call, body).catch((error) => {
         if (call.connection !== this) return
         this.#closed(error)
         this.#giveUp()
@@ -454,14 +490,19 @@ class Connection implements Owner {
     call.body = ''
   }
 
-  async #sendPieces(call: Call, pieces: AsyncIterable<Uint8Array>): Promise<void> {
+  async #sendPieces(call: Call, body: Extract<HttpRequest['body'], { pieces(): unknown }>): Promise<void> {
     const isMine = (): boolean => call.connection === this
     if (!this.#write(Buffer.from(call.head, 'latin1')) && !(await this.#whenDrained())) return
-    for await (const piece of pieces) {
+    let left = body.length
+    for await (const piece of body.pieces()) {
       if (!isMine()) return
+      left -= piece.length
+      if (left < 0) break
       if (!this.#write(piece) && !(await this.#whenDrained())) return
       if (!isMine()) return
     }
+    // The upstream would wait for the rest, or take what is too much for the next call.
+    if (left !== 0) throw new HttpError('HTTP_BAD_BODY', 'the body has not the length that was announced')
     this.#isSent = true
     call.body = ''
   }

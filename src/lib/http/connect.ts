@@ -32,9 +32,14 @@ interface Link {
   talk: Talk | undefined
   /** The one whose bytes count: the socket below TLS reports its bytes, too. */
   socket: Socket<Link> | undefined
+  /** TLS stands. */
+  isReady: boolean
   isOver: boolean
-  error: Error | undefined
 }
+
+const KEEP_ALIVE_MS = 30_000
+
+const codeOf = (error: Error): unknown => (error as { code?: unknown }).code
 
 /** @returns a function that gives the connection up */
 export function openConnection(to: Destination, owner: Owner): () => void {
@@ -44,8 +49,8 @@ export function openConnection(to: Destination, owner: Owner): () => void {
     to,
     talk: proxy && talkWith(proxy, to),
     socket: undefined,
+    isReady: false,
     isOver: false,
-    error: undefined,
   }
   const isTlsNow = to.isTls && !link.talk
   Bun.connect<Link>({
@@ -98,13 +103,20 @@ const plainHandlers: SocketHandler<Link, 'uint8array'> = {
     if (link.isOver) return void socket.terminate()
     link.socket = socket
     socket.setNoDelay(true)
+    // A model may think for many minutes: a way that is gone is noticed, and one that is quiet not forgotten by those on it.
+    socket.setKeepAlive(true, KEEP_ALIVE_MS)
     if (link.talk) socket.write(link.talk.hello)
     else if (!link.to.isTls) link.owner.onReady(socket)
   },
   handshake(socket, isDone, error) {
     const link = socket.data
     if (link.isOver) return
-    if (!isDone && (link.to.isTlsChecked || !error)) return over(link, error ?? new HttpError('HTTP_TLS', 'no TLS'))
+    // Unchecked, what is wrong with a certificate is told all the same; what is no certificate's fault is EPROTO.
+    const isFine = link.to.isTlsChecked ? isDone && !error : isDone || (error && codeOf(error) !== 'EPROTO')
+    if (!isFine) return over(link, error ?? new HttpError('HTTP_TLS', 'no TLS'))
+    // A server may ask for another handshake at any time; the call under way is not sent again for that.
+    if (link.isReady) return
+    link.isReady = true
     link.owner.onReady(socket)
   },
   data(socket, bytes) {
@@ -124,14 +136,14 @@ const plainHandlers: SocketHandler<Link, 'uint8array'> = {
     if (!link.isOver && !link.talk && socket === link.socket) link.owner.onDrain()
   },
   error(socket, error) {
-    socket.data.error = error
+    over(socket.data, error)
   },
   end(socket) {
     // Whoever stops sending to us gets nothing more from us.
-    over(socket.data, socket.data.error)
+    over(socket.data, undefined)
   },
   close(socket, error) {
-    over(socket.data, socket.data.error ?? error)
+    over(socket.data, error)
   },
   connectError(socket, error) {
     over(socket.data, error)
@@ -155,16 +167,25 @@ function talkWith(proxy: URL, to: Destination): Talk | undefined {
   return to.isTls ? connectMethod(proxy, to) : undefined
 }
 
-/** Value of the `Proxy-Authorization` field; undefined when the proxy's URL names nobody. */
-export function proxyAuthorization({ username, password }: URL): string | undefined {
-  if (username === '') return undefined
-  return `Basic ${Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`).toString('base64')}`
+/** Value of an `Authorization` or `Proxy-Authorization` field; undefined when the URL names nobody. */
+export function basicLogin({ username, password }: URL): string | undefined {
+  if (username === '' && password === '') return undefined
+  return `Basic ${Buffer.from(`${decoded(username)}:${decoded(password)}`).toString('base64')}`
+}
+
+/** A password with a bare `%` means just that. */
+function decoded(text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
 }
 
 /** @source https://www.rfc-editor.org/rfc/rfc9110#name-connect */
 function connectMethod(proxy: URL, { hostname, port }: Destination): Talk {
   const at = `${hostname.includes(':') ? `[${hostname}]` : hostname}:${port}`
-  const authorization = proxyAuthorization(proxy)
+  const authorization = basicLogin(proxy)
   let heard = ''
   return {
     hello: Buffer.from(
@@ -177,7 +198,7 @@ function connectMethod(proxy: URL, { hostname, port }: Destination): Talk {
         if (heard.length > 16_384) throw refused('its answer is too long')
         return undefined
       }
-      const [, status] = /^HTTP\/1\.[01] (\d{3})/.exec(heard) ?? []
+      const [, status] = /^HTTP\/1\.[01] (\d{3})[ \r]/.exec(heard) ?? []
       if (!status?.startsWith('2')) throw refused(`status ${status ?? 'unknown'}`)
       // The server waits for us to begin.
       if (end + 4 !== heard.length) throw refused('bytes came too early')
@@ -203,29 +224,34 @@ const SOCKS_ERRORS = [
  * @source https://www.rfc-editor.org/rfc/rfc1928 and https://www.rfc-editor.org/rfc/rfc1929
  */
 function socks5(proxy: URL, { hostname, port }: Destination): Talk {
-  const user = Buffer.from(decodeURIComponent(proxy.username))
-  const password = Buffer.from(decodeURIComponent(proxy.password))
+  const user = Buffer.from(decoded(proxy.username))
+  const password = Buffer.from(decoded(proxy.password))
   const name = Buffer.from(hostname)
-  if (user.length > 255 || password.length > 255 || name.length > 255) throw new RangeError('too long for SOCKS5')
-  const address = /^[\d.]+$/.test(hostname) ? [1, ...hostname.split('.').map(Number)] : [3, name.length, ...name]
+  if (user.length > 255 || password.length > 255 || name.length > 255)
+    throw new HttpError('HTTP_BAD_PROXY', 'a name is too long for SOCKS5')
+  const address = addressBytes(hostname) ?? [3, name.length, ...name]
   const request = Buffer.from([5, 1, 0, ...address, port >> 8, port & 255])
   let heard = Buffer.alloc(0)
   let expects: 'method' | 'login' | 'reply' = 'method'
   const answered = (length: number): Buffer | undefined => {
     if (heard.length < length) return undefined
-    const answer = heard.subarray(0, length)
-    heard = heard.subarray(length)
+    // It waits for us, and so does the server behind it.
+    if (heard.length > length) throw refused('bytes came too early')
+    const answer = heard
+    heard = Buffer.alloc(0)
     return answer
   }
   return {
     hello: Buffer.from(user.length > 0 ? [5, 2, 0, 2] : [5, 1, 0]),
     hear(bytes) {
       heard = Buffer.concat([heard, bytes])
+      // In the answer to a login some give the version of the protocol rather than of the login.
+      if (expects !== 'login' && heard[0] !== 5) throw refused('it speaks no SOCKS5')
       if (expects === 'method') {
         const answer = answered(2)
         if (!answer) return undefined
         const isLogin = answer[1] === 2 && user.length > 0
-        if (answer[0] !== 5 || !(answer[1] === 0 || isLogin)) throw refused('it wants another kind of login')
+        if (answer[1] !== 0 && !isLogin) throw refused('it wants another kind of login')
         expects = isLogin ? 'login' : 'reply'
         if (!isLogin) return request
         return Buffer.concat([Buffer.from([1, user.length]), user, Buffer.from([password.length]), password])
@@ -238,10 +264,18 @@ function socks5(proxy: URL, { hostname, port }: Destination): Talk {
         return request
       }
       if (heard.length < 5) return undefined
-      if (heard[0] !== 5) throw refused('it speaks no SOCKS5')
       if (heard[1] !== 0) throw refused(SOCKS_ERRORS[heard[1]!] || `reply ${heard[1]}`)
-      const addressBytes = heard[3] === 1 ? 4 : heard[3] === 4 ? 16 : 1 + heard[4]!
-      return answered(4 + addressBytes + 2) && 'open'
+      const hostBytes = heard[3] === 1 ? 4 : heard[3] === 4 ? 16 : 1 + heard[4]!
+      return answered(4 + hostBytes + 2) && 'open'
     },
   }
+}
+
+/** Kind and bytes of an address as URLs spell it; undefined for a name. */
+function addressBytes(hostname: string): readonly number[] | undefined {
+  if (/^[\d.]+$/.test(hostname)) return [1, ...hostname.split('.').map(Number)]
+  if (!hostname.includes(':')) return undefined
+  const [before = [], after = []] = hostname.split('::').map((side) => side.split(':').filter((word) => word !== ''))
+  const words = [...before, ...Array<string>(8 - before.length - after.length).fill('0'), ...after]
+  return [4, ...words.flatMap((word) => [Number.parseInt(word, 16) >> 8, Number.parseInt(word, 16) & 255])]
 }

@@ -2,7 +2,7 @@
  * The proxy that the environment names for a URL, as most programs read `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
  * @source https://curl.se/docs/manpage.html (environment), https://pkg.go.dev/golang.org/x/net/http/httpproxy
  */
-import { isIp } from '../ip.ts'
+import { isIp, normaliseIp, parseCidrs } from '../ip.ts'
 
 /** As the variables of these names say; '' for none. */
 export interface Proxies {
@@ -32,11 +32,16 @@ export function createProxyOf(proxies: Proxies): (origin: string) => string {
 
 const withScheme = (url: string): string => (url === '' || url.includes('://') ? url : `http://${url}`)
 
-/** `*`, an address, or a name that stands for those below it, too; a port behind it must be the same. */
+const ADDRESS_6 = /^\[(.*)\](?::(\d+))?$/
+const NAME = /^([^:]*)(?::(\d+))?$/
+
+/** `*`, an address, a network as `10.0.0.0/8`, or a name that stands for those below it, too; a port behind it must be the same. */
 function covers(entry: string, { host, port }: { readonly host: string; readonly port: string }): boolean {
   if (entry === '*') return true
-  const [, name = entry, entryPort] = isIp(entry) ? [] : (/^\[?(.*?)\]?(?::(\d+))?$/.exec(entry) ?? [])
+  if (entry.includes('/')) return parseCidrs([entry]).has(host)
+  // A bare address of IPv6 is full of colons, and has no port.
+  const [, name = entry, entryPort] = ADDRESS_6.exec(entry) ?? NAME.exec(entry) ?? []
   if (entryPort !== undefined && entryPort !== port) return false
-  const bare = name.replace(/^\*?\./, '')
+  const bare = normaliseIp(name.replace(/^\*?\./, ''))
   return host === bare || (!isIp(host) && host.endsWith(`.${bare}`))
 }
