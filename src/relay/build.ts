@@ -156,11 +156,11 @@ export async function buildUpstream(
   const text = JSON.stringify(overridden.json)
   return {
     ...common,
+    // What was made of the marks is needed no longer.
     ...(call.long && { upstreamCall: { ...upstreamCall, json: call.json } }),
-    body: call.long
-      ? uploadOf(call.long.parts(text), call.readers)
-      : text.length > LARGE_BYTES
-        ? uploadOf([text])
+    body:
+      call.long || text.length > LARGE_BYTES
+        ? uploadOf(call.long?.parts(text) ?? [text], call.long && call.readers)
         : text,
     way: isConverted ? 'convert' : 'patch',
     touched: overridden.touched,

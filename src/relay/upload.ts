@@ -27,14 +27,14 @@ export const isUpload = (body: Uint8Array | string | Upload): body is Upload =>
  * @param readers of the bytes
  */
 export function uploadOf(parts: readonly (string | Uint8Array)[], readers: Readers = { count: 0 }): Upload {
-  const lengthOf = (): number =>
-    parts.reduce((sum, part) => sum + (typeof part === 'string' ? Buffer.byteLength(part) : part.length), 0)
-  const length = lengthOf()
+  const bytesOfViews = (): number => parts.reduce((sum, part) => sum + (typeof part === 'string' ? 0 : part.length), 0)
+  const viewed = bytesOfViews()
+  const length = parts.reduce((sum, part) => sum + (typeof part === 'string' ? Buffer.byteLength(part) : 0), viewed)
   return {
     length,
     async *pieces() {
       // Given back already: the answer came before anybody asked for a piece. Less than was announced must not end well.
-      if (lengthOf() !== length) throw new Error('nobody waits for this body any more')
+      if (bytesOfViews() !== viewed) throw new Error('nobody waits for this body any more')
       readers.count++
       try {
         yield* gathered(parts)
