@@ -236,8 +236,10 @@ function openConnection(path: string, busyTimeoutMs: number, isReader: boolean):
       const textOf = (count: number): string => head + new Array(count).fill(row).join(', ') + (insert.tail ?? '')
       const full = insert.rows.length < ROWS_AT_ONCE ? '' : textOf(ROWS_AT_ONCE)
       return (at) => {
-        const some = insert.rows.slice(at, at + ROWS_AT_ONCE)
-        return run(some.length === ROWS_AT_ONCE ? full : textOf(some.length), some.flat(), 'write')
+        const end = Math.min(at + ROWS_AT_ONCE, insert.rows.length)
+        const values: unknown[] = []
+        for (let row = at; row < end; row++) for (const value of insert.rows[row]!) values.push(value)
+        return run(end - at === ROWS_AT_ONCE ? full : textOf(end - at), values, 'write')
       }
     },
     inTransaction: () => database.inTransaction,

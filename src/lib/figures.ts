@@ -138,18 +138,30 @@ const JOINS: Readonly<Record<Join, (a: number, b: number) => number>> = {
 /** One cell per combination of label values. */
 function createCells<Cell>(labels: readonly string[], create: () => Cell) {
   const cells = new Map<string, { readonly labelText: string; readonly cell: Cell }>()
+  /** What was counted last comes again more often than not. */
+  let last: { readonly values: readonly string[]; readonly cell: Cell } | undefined
+
+  const find = (values: readonly string[]): Cell => {
+    const key = values.join('\0')
+    const known = cells.get(key)
+    if (known) return known.cell
+    const labelText = joined(...labels.map((label, at) => pair(label, values[at] ?? '')))
+    const cell = create()
+    cells.set(key, { labelText, cell })
+    return cell
+  }
   return {
     of(values: readonly string[]): Cell {
-      const key = values.join('\0')
-      const known = cells.get(key)
-      if (known) return known.cell
-      const labelText = joined(...labels.map((label, at) => pair(label, values[at] ?? '')))
-      const cell = create()
-      cells.set(key, { labelText, cell })
-      return cell
+      if (!last || !isSame(last.values, values)) last = { values, cell: find(values) }
+      return last.cell
     },
     all: () => [...cells.values()],
   }
+}
+
+function isSame(a: readonly string[], b: readonly string[]): boolean {
+  for (let at = 0; at < a.length; at++) if (a[at] !== b[at]) return false
+  return true
 }
 
 const pair = (label: string, value: string): string =>

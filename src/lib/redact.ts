@@ -58,7 +58,10 @@ export function redactValue(value: unknown, name = '', depth = 0): unknown {
   if (typeof value === 'string') return redactText(value)
   if (typeof value === 'bigint') return value.toString()
   if (typeof value === 'function' || typeof value === 'symbol') return undefined
-  if (typeof value !== 'object' || value === null) return value
+  return typeof value === 'object' && value !== null ? redactObject(value, name, depth) : value
+}
+
+function redactObject(value: object, name: string, depth: number): unknown {
   if (depth >= MAX_DEPTH) return Array.isArray(value) ? '[array]' : '[object]'
   if (value instanceof Error) return redactError(value, depth)
   if (value instanceof Date) return value.toISOString()

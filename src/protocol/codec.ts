@@ -1,7 +1,7 @@
 /** What every dialect implements. Stream halves hold the state of one stream and are created for each call. */
 import type { GatewayError } from '../errors.ts'
 import type { SseFrame } from '../lib/sse.ts'
-import type { ChatRequest, ChatResponse, StreamEvent } from './ir.ts'
+import type { ChatRequest, ChatResponse, StreamEvent, Usage } from './ir.ts'
 
 /** A field or block that did not survive a conversion: `path` in the source's words, `reason` for people. */
 export interface Loss {
@@ -21,11 +21,11 @@ export interface Encoded {
 export interface Peek {
   readonly model: string
   readonly isStream: boolean
-  readonly maxOutputTokens?: number
+  readonly maxOutputTokens?: number | undefined
   /** OpenAI's `n`, when it is more than one. */
-  readonly choices?: number
+  readonly choices?: number | undefined
   /** OpenAI: what the client said of `stream_options.include_usage`. */
-  readonly includeUsage?: boolean
+  readonly includeUsage?: boolean | undefined
 }
 
 export interface StreamDecoder {
@@ -91,6 +91,8 @@ export interface ChatCodec {
   encodeRequest(request: ChatRequest, options?: EncodeRequestOptions): Encoded
   /** @throws GatewayError `bad_response_body` when it is not an answer of this dialect */
   decodeResponse(json: unknown): ChatResponse
+  /** The `usage` of what `decodeResponse` makes of the same answer, by itself: all that is asked of one that is forwarded. */
+  usageOf(json: unknown): Usage | undefined
   encodeResponse(response: ChatResponse, defaults?: ResponseDefaults): Encoded
   streamDecoder(): StreamDecoder
   streamEncoder(options: StreamEncoderOptions): StreamEncoder

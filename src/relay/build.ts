@@ -113,7 +113,8 @@ export async function buildUpstream(
     // Lets an upstream's own records be joined with ours. https://platform.openai.com/docs/api-reference/debugging-requests
     'x-client-request-id': call.id,
   })
-  await provider.auth(headers, view, upstreamCall)
+  const authenticated = provider.auth(headers, view, upstreamCall)
+  if (authenticated) await authenticated
   const overrideContext = { apiKey: key, clientHeaders: call.clientHeaders, isChannelTest: call.isTest }
   const headerEdits = resolveHeaderOverride(channel.headerOverride, overrideContext)
 

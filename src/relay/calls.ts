@@ -12,9 +12,9 @@ import { refusalOf } from './gauge.ts'
 import { countRecord, errorRecord, type Facts, type Trace } from './record.ts'
 import type { Refusals } from './refusals.ts'
 import { jsonResponse } from './respond.ts'
-import { type Client, createRunning, type LiveCall } from './running.ts'
+import { type Client, type LiveCall, Running } from './running.ts'
 import { createServe, isFree, type Job, outcomeOf, type ServeDeps } from './serve.ts'
-import { createTally, type Tally } from './tally.ts'
+import { Tally } from './tally.ts'
 import type { Attempt, Call, Purse } from './types.ts'
 import { asSendError, type Exchange, type Sender, type UpstreamLimits } from './upstream.ts'
 
@@ -70,7 +70,7 @@ export function createCalls(deps: CallsDeps) {
   /** @throws GatewayError, after its row is written */
   const carry = async (call: Call, client: Client): Promise<Response> => {
     const trace: Trace = { attempts: [], leftOut: [], firstByteAtMs: undefined }
-    const running = createRunning(call.id, client, log)
+    const running = new Running(call.id, client, log)
     enter(running)
     let purse: Purse | undefined
     let isHandedOver = false
@@ -78,7 +78,7 @@ export function createCalls(deps: CallsDeps) {
       checkModel(call)
       const routes = routesOf(call, trace)
       const price = priceIn(routes[0]!.group, call)
-      const hold = await ledger.hold(payerOf(call), isFree(call) ? 0 : estimate(price, call), client.signal)
+      const hold = await ledger.hold(call.caller, isFree(call) ? 0 : estimate(price, call), client.signal)
       purse = { price, hold, group: routes[0]!.group }
       const onStreamed = (): void => leave(running)
       const response = await attempts({ call, trace, purse, running, onStreamed, routes })
@@ -254,7 +254,7 @@ export function createCalls(deps: CallsDeps) {
       entry.upstreamModel = upstreamModel
       entry.way = built.way
       running.drains = channel.setting.drain === true
-      tally = createTally({
+      tally = new Tally({
         model: call.model,
         inputTokens: call.inputTokens,
         isTextCounted: deps.isTextCounted,
@@ -270,7 +270,7 @@ export function createCalls(deps: CallsDeps) {
         body: built.body,
         proxy: channel.setting.proxy ?? '',
         limits,
-        onOpen: running.open,
+        onOpen: (abort) => running.open(abort),
       })
       // Megabytes are not kept beside the client's bytes while the upstream works: those are there to try again.
       if (call.readers) built = { ...built, body: '' }
@@ -325,15 +325,14 @@ export type Calls = ReturnType<typeof createCalls>
 /** What aborted calls get to end their bills. */
 const ABORT_MS = 2_000
 
-const payerOf = ({ caller }: Call) => ({
-  userId: caller.userId,
-  apiKeyId: caller.apiKeyId,
-  isUnlimitedKey: caller.isUnlimitedKey,
-})
-
 /** Counted once for the hold and, where nothing is reported, the bill. */
 export function countInput(
-  { endpoint, json, model, long }: Pick<Call, 'endpoint' | 'json' | 'model' | 'long'>,
+  {
+    endpoint,
+    json,
+    model,
+    long,
+  }: Pick<Call, 'endpoint' | 'json' | 'model'> & { readonly long?: Call['long'] | undefined },
   isTextCounted: boolean,
   turns: Turns,
 ): number | Promise<number> {

@@ -131,11 +131,15 @@ export function createRelay(deps: RelayDeps) {
     try {
       body = await readBody(request, limits.bodyBytes, turns)
       const peek = endpoint.reading.peek(body.json)
-      const input = { ...body, ...peek, endpoint }
+      const { json, long } = body
       return {
-        ...arrival,
-        ...input,
-        inputTokens: await countInput(input, deps.isTextCounted, turns),
+        ...body,
+        ...peek,
+        id: arrival.id,
+        endpoint,
+        caller,
+        startedAtMs: arrival.startedAtMs,
+        inputTokens: await countInput({ endpoint, json, model: peek.model, long }, deps.isTextCounted, turns),
         clientHeaders: request.headers,
         query: url.searchParams,
         isTest: false,

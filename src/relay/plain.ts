@@ -60,6 +60,7 @@ export const completions: Reading = {
   countable: (json) => countableOf(requestObject(json)['prompt']),
   // The chat codec reads the legacy `text` of choices, too.
   decodeResponse: chat.decodeResponse,
+  usageOf: chat.usageOf,
   streamDecoder: chat.streamDecoder,
 }
 
@@ -83,12 +84,14 @@ export const embeddings: Reading = {
       usage,
     })
   },
+  usageOf: chat.usageOf,
   streamDecoder: () => chat.streamDecoder(),
 }
 
 /** A count of tokens: the request of a message, an answer of one number. */
 export const countTokens: Reading = {
   ...codecs.claude,
+  usageOf: () => undefined,
   decodeResponse(json) {
     const tokens = isObject(json) ? json['input_tokens'] : undefined
     if (typeof tokens !== 'number') throw new GatewayError('bad_response_body')

@@ -20,63 +20,65 @@ export interface Client {
   readonly ended?: ((outcome: Outcome) => void) | undefined
 }
 
-export interface Running extends LiveCall {
-  /** An upstream is being asked: this is how to stop it. */
-  open(abort: (reason: AbortReason) => void): void
-  /** From now on a stream goes to the client, and ends by its pump. */
-  handOver(pump: Pump): void
-  readonly isStreaming: boolean
-  isSettled: boolean
+/** Must not keep the call itself: a stream outlives its request body. */
+export class Running implements LiveCall {
+  isSettled = false
   /** Input and output, once they are billed. */
   billedTokens: number | undefined
   /** The channel of this attempt reads on when the client leaves. */
-  drains: boolean
-  abortedBy(): AbortReason | undefined
-  /** Of the client's connection. */
-  hangUp(): void
-  close(): void
-}
+  drains = false
+  readonly #requestId: string
+  readonly #client: Client
+  readonly #log: Log
+  #target: ((reason: AbortReason) => void) | undefined
+  #reason: AbortReason | undefined
+  #pump: Pump | undefined
 
-/** Must not keep the call itself: a stream outlives its request body. */
-export function createRunning(requestId: string, { signal, hangUp, ended }: Client, log: Log): Running {
-  let target: ((reason: AbortReason) => void) | undefined
-  let reason: AbortReason | undefined
-  let pump: Pump | undefined
-  const fails = (error: unknown): void => log.error('a call did not end well', { requestId, error })
-  const abort = (by: AbortReason): void => {
-    reason ??= by
-    if (pump) pump.interrupt('shutting-down').catch(fails)
-    else target?.(reason)
+  constructor(requestId: string, client: Client, log: Log) {
+    this.#requestId = requestId
+    this.#client = client
+    this.#log = log
+    client.signal.addEventListener('abort', this, { once: true })
+    if (client.signal.aborted) this.handleEvent()
   }
-  const clientLeft = (): void => {
-    if (pump) pump.abandon().catch(fails)
-    else if (!running.drains) abort('client-gone')
+
+  abort(by: AbortReason): void {
+    this.#reason ??= by
+    if (this.#pump) this.#watched(this.#pump.interrupt('shutting-down'))
+    else this.#target?.(this.#reason)
   }
-  signal.addEventListener('abort', clientLeft, { once: true })
-  const running: Running = {
-    abort,
-    handOver(next) {
-      pump = next
-      if (reason !== undefined) pump.interrupt('shutting-down').catch(fails)
-      else if (signal.aborted) clientLeft()
-    },
-    get isStreaming() {
-      return pump !== undefined
-    },
-    isSettled: false,
-    billedTokens: undefined,
-    drains: false,
-    abortedBy: () => reason,
-    hangUp,
-    open(next) {
-      target = next
-      if (reason !== undefined) next(reason)
-    },
-    close() {
-      signal.removeEventListener('abort', clientLeft)
-      ended?.({ isSuccess: running.billedTokens !== undefined, tokens: running.billedTokens ?? 0 })
-    },
+  abortedBy(): AbortReason | undefined {
+    return this.#reason
   }
-  if (signal.aborted) clientLeft()
-  return running
+  /** An upstream is being asked: this is how to stop it. */
+  open(abort: (reason: AbortReason) => void): void {
+    this.#target = abort
+    if (this.#reason !== undefined) abort(this.#reason)
+  }
+  /** From now on a stream goes to the client, and ends by its pump. */
+  handOver(pump: Pump): void {
+    this.#pump = pump
+    if (this.#reason !== undefined) this.#watched(pump.interrupt('shutting-down'))
+    else if (this.#client.signal.aborted) this.handleEvent()
+  }
+  get isStreaming(): boolean {
+    return this.#pump !== undefined
+  }
+  /** Of the client's connection. */
+  hangUp(): void {
+    this.#client.hangUp()
+  }
+  close(): void {
+    this.#client.signal.removeEventListener('abort', this)
+    this.#client.ended?.({ isSuccess: this.billedTokens !== undefined, tokens: this.billedTokens ?? 0 })
+  }
+
+  /** The client has left. */
+  handleEvent(): void {
+    if (this.#pump) this.#watched(this.#pump.abandon())
+    else if (!this.drains) this.abort('client-gone')
+  }
+  #watched(end: Promise<unknown>): void {
+    end.catch((error: unknown) => this.#log.error('a call did not end well', { requestId: this.#requestId, error }))
+  }
 }

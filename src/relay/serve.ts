@@ -8,7 +8,7 @@ import type { Options } from '../domain/options/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
 import type { Clock } from '../lib/clock.ts'
 import type { Log } from '../lib/log.ts'
-import { codecs, errorInBody } from '../protocol/index.ts'
+import { type ChatResponse, codecs, errorInBody } from '../protocol/index.ts'
 import type { Built } from './build.ts'
 import { failureOf, reasonOf } from './failure.ts'
 import { createGauge } from './gauge.ts'
@@ -166,15 +166,13 @@ export function createServe(deps: ServeDeps) {
     const isForwarded = built.protocol === call.endpoint.protocol
     let body: Uint8Array<ArrayBuffer> | string = unwrapped === json ? bytes : JSON.stringify(unwrapped)
     try {
-      const decoded = reading.decodeResponse(unwrapped)
-      tally.seeWhole(decoded)
-      if (!isForwarded)
-        body = JSON.stringify(
-          codecs[call.endpoint.protocol].encodeResponse(
-            { ...decoded, usage: decoded.usage ?? tally.unreported() },
-            { id: call.id, model: call.model, createdAtSec: Math.floor(clock.now() / 1000) },
-          ).json,
-        )
+      const usage = isForwarded ? reading.usageOf(unwrapped) : undefined
+      if (usage) tally.seeUsage(usage)
+      else {
+        const decoded = reading.decodeResponse(unwrapped)
+        tally.seeWhole(decoded)
+        if (!isForwarded) body = encoded(call, decoded, tally)
+      }
     } catch (cause) {
       if (!isForwarded) throw asGatewayError(cause)
       // The bytes are the client's whatever we make of them; the bill is counted.
@@ -184,6 +182,14 @@ export function createServe(deps: ServeDeps) {
     channels.report(outcomeOf(entry))
     return wholeResponse(body, isForwarded ? exchange.answer.fields : undefined, call.id, stamp)
   }
+
+  const encoded = (call: Call, decoded: ChatResponse, tally: Tally): string =>
+    JSON.stringify(
+      codecs[call.endpoint.protocol].encodeResponse(
+        { ...decoded, usage: decoded.usage ?? tally.unreported() },
+        { id: call.id, model: call.model, createdAtSec: Math.floor(clock.now() / 1000) },
+      ).json,
+    )
 
   const stream = async (served: Served & { readonly exchange: Exchange }): Promise<Response> => {
     const { entry, exchange, tally } = served
@@ -228,7 +234,7 @@ export function createServe(deps: ServeDeps) {
         ? options.get('general_setting.ping_interval_seconds') * 1000
         : limits.keepAliveMs,
       drains: running.drains,
-      hangUp: running.hangUp,
+      hangUp: () => running.hangUp(),
       log,
       requestId: call.id,
       onFirstByte: () => {

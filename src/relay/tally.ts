@@ -12,85 +12,95 @@ import { type ChatResponse, producedBy, producedIn, type StreamEvent, type Usage
 /** What the counting of calls of tools adds when the upstream reported nothing. */
 const TOKENS_PER_TOOL_CALL = 7
 
-export interface Tally {
-  see(event: StreamEvent): void
-  seeWhole(response: ChatResponse): void
-  /** Output tokens counted so far; cheap enough for each chunk. */
-  outputTokens(): number
-  /** Our count, when the upstream reported nothing; for the client's usage. */
-  unreported(): Usage | undefined
-  /** @param isWhole the answer ended properly, so that what was reported is final */
-  bill(isWhole: boolean): { readonly usage: Usage; readonly isCounted: boolean }
-}
+export class Tally {
+  readonly #model: string
+  readonly #inputTokens: number
+  readonly #isTextCounted: boolean
+  readonly #mapUsage: ((usage: Usage) => Usage) | undefined
+  /** Made when there is something to count: a whole answer with reported usage has nothing. */
+  #counter: TokenCounter | undefined
+  #toolCalls = 0
+  #chars = 0
+  #countedAtChars = 0
+  #counted = 0
+  #early: Usage | undefined
+  #final: Usage | undefined
 
-export function createTally(options: {
-  readonly model: string
-  /** Counted from the request. */
-  readonly inputTokens: number
-  /** False counts nothing: only what upstreams report is billed (`CountToken`). */
-  readonly isTextCounted: boolean
-  readonly mapUsage?: ((usage: Usage) => Usage) | undefined
-}): Tally {
-  const { model, inputTokens, isTextCounted, mapUsage = (usage) => usage } = options
-  // Made when there is something to count: a whole answer with reported usage has nothing.
-  let counter: TokenCounter | undefined
-  let toolCalls = 0
-  let chars = 0
-  let countedAtChars = 0
-  let counted = 0
-  let early: Usage | undefined
-  let final: Usage | undefined
-
-  const count = (text: string): void => {
-    chars += text.length
-    if (!isTextCounted) return
-    counter ??= createTokenCounter(model)
-    counter.add(text)
+  constructor(options: {
+    readonly model: string
+    /** Counted from the request. */
+    readonly inputTokens: number
+    /** False counts nothing: only what upstreams report is billed (`CountToken`). */
+    readonly isTextCounted: boolean
+    readonly mapUsage?: ((usage: Usage) => Usage) | undefined
+  }) {
+    this.#model = options.model
+    this.#inputTokens = options.inputTokens
+    this.#isTextCounted = options.isTextCounted
+    this.#mapUsage = options.mapUsage
   }
-  const outputTokens = (): number => {
-    if (countedAtChars !== chars) {
-      countedAtChars = chars
-      counted = counter?.total() ?? 0
+
+  see(event: StreamEvent): void {
+    switch (event.type) {
+      case 'block-delta':
+        this.#count(producedBy(event))
+        break
+      case 'block-start':
+        if (event.block.type !== 'tool-call') break
+        this.#toolCalls++
+        this.#count(producedBy(event))
+        break
+      case 'start':
+        if (event.usage) this.#early = event.usage
+        break
+      case 'usage':
+        this.#final = event.usage
     }
-    return isTextCounted ? counted + toolCalls * TOKENS_PER_TOOL_CALL : 0
   }
-  const counting = (): Usage => ({ ...NOTHING, inputTokens, outputTokens: outputTokens() })
-  return {
-    see(event) {
-      switch (event.type) {
-        case 'block-delta':
-          count(producedBy(event))
-          break
-        case 'block-start':
-          if (event.block.type !== 'tool-call') break
-          toolCalls++
-          count(producedBy(event))
-          break
-        case 'start':
-          if (event.usage) early = event.usage
-          break
-        case 'usage':
-          final = event.usage
-      }
-    },
-    seeWhole(response) {
-      final = response.usage
-      if (final) return
-      const produced = producedIn(response)
-      toolCalls += produced.toolCalls
-      count(produced.text)
-    },
-    outputTokens,
-    unreported: () => (final ? undefined : counting()),
-    bill(isWhole) {
-      if (final && isWhole) return { usage: mapUsage(final), isCounted: false }
-      const reported = final ?? early
-      const output = outputTokens()
-      if (!reported) return { usage: counting(), isCounted: true }
-      const mapped = mapUsage(reported)
-      // The input was reported; of the output only the part until then was.
-      return { usage: { ...mapped, outputTokens: Math.max(mapped.outputTokens, output) }, isCounted: true }
-    },
+  seeUsage(usage: Usage): void {
+    this.#final = usage
+  }
+  seeWhole(response: ChatResponse): void {
+    this.#final = response.usage
+    if (this.#final) return
+    const produced = producedIn(response)
+    this.#toolCalls += produced.toolCalls
+    this.#count(produced.text)
+  }
+
+  /** Output tokens counted so far; cheap enough for each chunk. */
+  outputTokens(): number {
+    if (this.#countedAtChars !== this.#chars) {
+      this.#countedAtChars = this.#chars
+      this.#counted = this.#counter?.total() ?? 0
+    }
+    return this.#isTextCounted ? this.#counted + this.#toolCalls * TOKENS_PER_TOOL_CALL : 0
+  }
+  /** Our count, when the upstream reported nothing; for the client's usage. */
+  unreported(): Usage | undefined {
+    return this.#final ? undefined : this.#counting()
+  }
+  /** @param isWhole the answer ended properly, so that what was reported is final */
+  bill(isWhole: boolean): { readonly usage: Usage; readonly isCounted: boolean } {
+    if (this.#final && isWhole) return { usage: this.#mapped(this.#final), isCounted: false }
+    const reported = this.#final ?? this.#early
+    if (!reported) return { usage: this.#counting(), isCounted: true }
+    const mapped = this.#mapped(reported)
+    // The input was reported; of the output only the part until then was.
+    return { usage: { ...mapped, outputTokens: Math.max(mapped.outputTokens, this.outputTokens()) }, isCounted: true }
+  }
+
+  #count(text: string): void {
+    this.#chars += text.length
+    if (!this.#isTextCounted) return
+    this.#counter ??= createTokenCounter(this.#model)
+    this.#counter.add(text)
+  }
+  #counting(): Usage {
+    return { ...NOTHING, inputTokens: this.#inputTokens, outputTokens: this.outputTokens() }
+  }
+  #mapped(usage: Usage): Usage {
+    return this.#mapUsage ? this.#mapUsage(usage) : usage
   }
 }
 

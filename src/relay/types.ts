@@ -2,7 +2,7 @@
 import type { Caller } from '../domain/accounts/index.ts'
 import type { Hold, Price } from '../domain/billing/index.ts'
 import type { Channel } from '../domain/channels/index.ts'
-import type { ChatResponse, Countable, Peek, Protocol, StreamDecoder } from '../protocol/index.ts'
+import type { ChatResponse, Countable, Peek, Protocol, StreamDecoder, Usage } from '../protocol/index.ts'
 import type { Operation } from '../provider/provider.ts'
 import type { Body } from './read.ts'
 
@@ -12,6 +12,7 @@ export interface Reading {
   countable(json: unknown): Countable
   /** Text and usage of a complete answer. */
   decodeResponse(json: unknown): ChatResponse
+  usageOf(json: unknown): Usage | undefined
   streamDecoder(): StreamDecoder
 }
 

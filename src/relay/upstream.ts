@@ -5,7 +5,7 @@
 import { GatewayError } from '../errors.ts'
 import { concat } from '../lib/bytes.ts'
 import type { Clock } from '../lib/clock.ts'
-import type { HttpAnswer, HttpClient, HttpRequest } from '../lib/http/client.ts'
+import type { HttpAnswer, HttpCall, HttpClient, HttpRequest } from '../lib/http/client.ts'
 import { CONTENT_CODINGS } from './read.ts'
 import type { Watch, Watched } from './watch.ts'
 
@@ -46,103 +46,127 @@ export interface Sender {
   ): Promise<Exchange>
 }
 
-export function createSender(deps: {
+export function createSender({
+  client,
+  clock,
+  watch,
+}: {
   readonly client: HttpClient
   readonly clock: Clock
   readonly watch: Watch
 }): Sender {
-  const { client, clock, watch } = deps
   return {
     async send(request) {
-      const { limits, onOpen } = request
-      let reason: AbortReason | undefined
-      const startedAtMs = clock.monotonic()
-      const totalAtMs = limits.totalMs > 0 ? startedAtMs + limits.totalMs : Number.POSITIVE_INFINITY
-      let connectedByMs = limits.connectMs > 0 ? startedAtMs + limits.connectMs : Number.POSITIVE_INFINITY
-      let lastByteAtMs = startedAtMs
-      let silentLimitMs = limits.firstByteMs > 0 ? limits.firstByteMs : Number.POSITIVE_INFINITY
-      let isWaiting = true
-      let beatMs = Number.POSITIVE_INFINITY
-      let beat: (() => void) | undefined
-      let nextBeatAtMs = Number.POSITIVE_INFINITY
-      let stall: (() => void) | undefined
-
-      const call = client.post(request)
-      const abort = (by: AbortReason): void => {
-        if (reason !== undefined) return
-        reason = by
-        call.abort(new Error(by))
-      }
-      const schedule = (): void => {
-        const silentAtMs = isWaiting || stall ? lastByteAtMs + silentLimitMs : Number.POSITIVE_INFINITY
-        const beatAtMs = isWaiting ? nextBeatAtMs : Number.POSITIVE_INFINITY
-        watched.dueAtMs = Math.min(totalAtMs, silentAtMs, beatAtMs, connectedByMs)
-      }
-      const watched: Watched = {
-        dueAtMs: 0,
-        isTouched: false,
-        touched(nowMs) {
-          lastByteAtMs = nowMs
-          if (beat) nextBeatAtMs = nowMs + beatMs
-          schedule()
-        },
-        due(nowMs) {
-          const isSilent = nowMs >= lastByteAtMs + silentLimitMs
-          if (nowMs >= totalAtMs || (isSilent && isWaiting)) {
-            abort('timeout')
-            watched.dueAtMs = Number.POSITIVE_INFINITY
-            return
-          }
-          if (nowMs >= connectedByMs) {
-            connectedByMs = Number.POSITIVE_INFINITY
-            if (!call.isConnected()) return abort('unreachable')
-          }
-          if (isSilent && stall) {
-            stall()
-            stall = undefined
-          }
-          if (isWaiting && nowMs >= nextBeatAtMs) {
-            nextBeatAtMs = nowMs + beatMs
-            beat?.()
-          }
-          schedule()
-        },
-      }
-      schedule()
-      watch.add(watched)
-      onOpen(abort)
+      const exchange = new Sent(client.post(request), request.limits, clock, watch)
+      request.onOpen((reason) => exchange.abort(reason))
       try {
-        const answer = decoded(await call.answer)
-        lastByteAtMs = clock.monotonic()
-        silentLimitMs = limits.idleMs
-        connectedByMs = Number.POSITIVE_INFINITY
-        schedule()
-        return {
-          answer,
-          abort,
-          abortedBy: () => reason,
-          waiting(now) {
-            isWaiting = now
-            watched.isTouched = true
-          },
-          onSilence(everyMs, call) {
-            beatMs = everyMs
-            beat = call
-            nextBeatAtMs = clock.monotonic() + everyMs
-            schedule()
-          },
-          onStall(call) {
-            stall = call
-          },
-          close() {
-            watch.delete(watched)
-          },
-        }
+        exchange.begin(decoded(await exchange.call.answer))
+        return exchange
       } catch (cause) {
-        watch.delete(watched)
-        throw asSendError(reason, cause)
+        exchange.close()
+        throw asSendError(exchange.abortedBy(), cause)
       }
     },
+  }
+}
+
+/** What was sent, its limits watched until it is closed. */
+class Sent implements Exchange, Watched {
+  readonly call: HttpCall
+  answer!: HttpAnswer
+  dueAtMs = 0
+  isTouched = false
+  readonly #idleMs: number
+  readonly #clock: Clock
+  readonly #watch: Watch
+  readonly #totalAtMs: number
+  #connectedByMs: number
+  #lastByteAtMs: number
+  #silentLimitMs: number
+  #reason: AbortReason | undefined
+  #isWaiting = true
+  #beatMs = Number.POSITIVE_INFINITY
+  #beat: (() => void) | undefined
+  #nextBeatAtMs = Number.POSITIVE_INFINITY
+  #stall: (() => void) | undefined
+
+  constructor(call: HttpCall, limits: UpstreamLimits, clock: Clock, watch: Watch) {
+    const nowMs = clock.monotonic()
+    this.call = call
+    this.#idleMs = limits.idleMs
+    this.#clock = clock
+    this.#watch = watch
+    this.#totalAtMs = nowMs + (limits.totalMs || Number.POSITIVE_INFINITY)
+    this.#connectedByMs = nowMs + (limits.connectMs || Number.POSITIVE_INFINITY)
+    this.#silentLimitMs = limits.firstByteMs || Number.POSITIVE_INFINITY
+    this.#lastByteAtMs = nowMs
+    this.#schedule()
+    watch.add(this)
+  }
+
+  begin(answer: HttpAnswer): void {
+    this.answer = answer
+    this.#lastByteAtMs = this.#clock.monotonic()
+    this.#silentLimitMs = this.#idleMs
+    this.#connectedByMs = Number.POSITIVE_INFINITY
+    this.#schedule()
+  }
+  abort(by: AbortReason): void {
+    if (this.#reason !== undefined) return
+    this.#reason = by
+    this.call.abort(new Error(by))
+  }
+  abortedBy(): AbortReason | undefined {
+    return this.#reason
+  }
+  waiting(isWaiting: boolean): void {
+    this.#isWaiting = isWaiting
+    this.isTouched = true
+  }
+  onSilence(everyMs: number, call: () => void): void {
+    this.#beatMs = everyMs
+    this.#beat = call
+    this.#nextBeatAtMs = this.#clock.monotonic() + everyMs
+    this.#schedule()
+  }
+  onStall(call: () => void): void {
+    this.#stall = call
+  }
+  close(): void {
+    this.#watch.delete(this)
+  }
+
+  touched(nowMs: number): void {
+    this.#lastByteAtMs = nowMs
+    if (this.#beat) this.#nextBeatAtMs = nowMs + this.#beatMs
+    this.#schedule()
+  }
+  due(nowMs: number): void {
+    const isSilent = nowMs >= this.#lastByteAtMs + this.#silentLimitMs
+    if (nowMs >= this.#totalAtMs || (isSilent && this.#isWaiting)) {
+      this.abort('timeout')
+      this.dueAtMs = Number.POSITIVE_INFINITY
+      return
+    }
+    if (nowMs >= this.#connectedByMs) {
+      this.#connectedByMs = Number.POSITIVE_INFINITY
+      if (!this.call.isConnected()) this.abort('unreachable')
+    }
+    if (isSilent && this.#stall) {
+      this.#stall()
+      this.#stall = undefined
+    }
+    if (this.#isWaiting && nowMs >= this.#nextBeatAtMs) {
+      this.#nextBeatAtMs = nowMs + this.#beatMs
+      this.#beat?.()
+    }
+    this.#schedule()
+  }
+  #schedule(): void {
+    const silentAtMs =
+      this.#isWaiting || this.#stall ? this.#lastByteAtMs + this.#silentLimitMs : Number.POSITIVE_INFINITY
+    const beatAtMs = this.#isWaiting ? this.#nextBeatAtMs : Number.POSITIVE_INFINITY
+    this.dueAtMs = Math.min(this.#totalAtMs, silentAtMs, beatAtMs, this.#connectedByMs)
   }
 }
 

@@ -4,7 +4,7 @@ import { GatewayError } from '../../src/errors.ts'
 import { silentLog } from '../../src/lib/log.ts'
 import { codecs, type StreamEncoder } from '../../src/protocol/index.ts'
 import { createPump, type PumpOptions } from '../../src/relay/pump.ts'
-import { createTally } from '../../src/relay/tally.ts'
+import { Tally } from '../../src/relay/tally.ts'
 import type { Ending } from '../../src/relay/types.ts'
 import type { AbortReason, Exchange } from '../../src/relay/upstream.ts'
 
@@ -46,7 +46,7 @@ function scripted(options: Partial<PumpOptions> = {}) {
     decoder: codecs['openai-chat'].streamDecoder(),
     encoder: undefined,
     hidesUsage: false,
-    tally: createTally({ model: 'm', inputTokens: 1, isTextCounted: true }),
+    tally: new Tally({ model: 'm', inputTokens: 1, isTextCounted: true }),
     gauge: {
       isSpent: () => false,
       ready: () => Promise.resolve(true),

@@ -55,12 +55,11 @@ export interface AuthenticatorDeps {
   readonly maxEntries?: number
 }
 
-/** What the options make of a key. */
+/** Who calls with a key, from any address, as the options of the moment have it. */
 interface Rights {
   /** The options it was worked out with. */
   readonly state: unknown
-  readonly groups: readonly string[]
-  readonly limits: Limits | undefined
+  readonly caller: Caller
 }
 
 interface Entry {
@@ -124,18 +123,19 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
     return owner
   }
 
-  const isCurrent = (entry: Entry, maxAgeMs: number): boolean =>
-    entry.generation === generation && clock.monotonic() - entry.loadedAtMs < maxAgeMs
+  const isCurrent = (entry: Entry, maxAgeMs: number, nowMs: number): boolean =>
+    entry.generation === generation && nowMs - entry.loadedAtMs < maxAgeMs
 
   /** @throws GatewayError 503 when the database is needed and gone */
   const find = async (key: string): Promise<KeyOwner | undefined> => {
     const hash = digest(key)
     if (reloading && entries.get(hash)?.generation !== generation) await reloading.catch(() => undefined)
     const entry = entries.get(hash)
-    if (entry && isCurrent(entry, freshMs + leaseMs)) {
-      entry.usedAtMs = clock.monotonic()
+    const nowMs = clock.monotonic()
+    if (entry && isCurrent(entry, freshMs + leaseMs, nowMs)) {
+      entry.usedAtMs = nowMs
       // The periodic reload keeps entries fresh. One that is not is a sign of a database in trouble: nobody waits for it.
-      if (!isCurrent(entry, freshMs))
+      if (!isCurrent(entry, freshMs, nowMs))
         load(hash, key).catch((error) => log.debug('an API key was not refreshed', { error }))
       return entry.owner
     }
@@ -221,13 +221,32 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   }
   const unwatch = KEY_TOPICS.map((topic) => deps.topics.watch(topic, (isFull) => reload(topic, isFull)))
 
-  const rights = (owner: KeyOwner): Rights => {
+  /** The same object for each call of a key, until the key or the options change. */
+  const callerOf = (owner: KeyOwner): Caller => {
     const state = options.state()
     const known = rightsOf.get(owner)
-    if (known?.state === state) return known
-    const fresh = { state, groups: resolveGroups(options, owner), limits: limitsOf(options, owner) }
-    rightsOf.set(owner, fresh)
-    return fresh
+    if (known?.state === state) return known.caller
+    const caller: Caller = {
+      userId: owner.userId,
+      username: owner.username,
+      role: owner.role,
+      userGroup: owner.userGroup,
+      apiKeyId: owner.apiKeyId,
+      apiKeyName: owner.apiKeyName,
+      tokenGroup: owner.tokenGroup,
+      groups: resolveGroups(options, owner),
+      isAuto: owner.tokenGroup === 'auto',
+      crossGroupRetry: owner.crossGroupRetry,
+      isUnlimitedKey: owner.isUnlimited,
+      modelLimits: owner.modelLimits,
+      acceptsUnpriced: owner.acceptsUnpriced,
+      recordsIp: owner.recordsIp,
+      forcedChannelId: undefined,
+      limits: limitsOf(options, owner),
+      ip: '',
+    }
+    rightsOf.set(owner, { state, caller })
+    return caller
   }
 
   /** The key behind a credential, unless it is unknown or disabled. */
@@ -255,26 +274,10 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
       if (isExpired(owner, clock.now())) throw new GatewayError('invalid_api_key')
       if (owner.allowedIps && !owner.allowedIps.has(ip())) throw denied('This address may not use the API key')
       if (owner.userStatus !== USER_STATUS.enabled) throw denied('The user is disabled')
-      const { groups, limits } = rights(owner)
-      return {
-        userId: owner.userId,
-        username: owner.username,
-        role: owner.role,
-        userGroup: owner.userGroup,
-        apiKeyId: owner.apiKeyId,
-        apiKeyName: owner.apiKeyName,
-        tokenGroup: owner.tokenGroup,
-        groups,
-        isAuto: owner.tokenGroup === 'auto',
-        crossGroupRetry: owner.crossGroupRetry,
-        isUnlimitedKey: owner.isUnlimited,
-        modelLimits: owner.modelLimits,
-        acceptsUnpriced: owner.acceptsUnpriced,
-        recordsIp: owner.recordsIp,
-        forcedChannelId: forcedChannel(owner, channel),
-        limits,
-        ip: owner.recordsIp ? ip() : '',
-      }
+      const caller = callerOf(owner)
+      const forcedChannelId = forcedChannel(owner, channel)
+      if (!owner.recordsIp && forcedChannelId === undefined) return caller
+      return { ...caller, forcedChannelId, ip: owner.recordsIp ? ip() : '' }
     },
 
     /**

@@ -83,8 +83,7 @@ export function encodeCharge(charge: {
 }): Entry & { readonly quota: number; readonly memo: Charge } {
   const { record } = charge
   const quota = clampCharge(charge.quota)
-  const other = jsonOf(record.other)
-  const body: Omit<Charge, 'other'> = {
+  const memo: Omit<Charge, 'other'> & { other?: string } = {
     requestId: cutText(record.requestId, WIDTH.requestId),
     upstreamRequestId: cutText(record.upstreamRequestId ?? '', WIDTH.upstreamRequestId),
     type: record.type,
@@ -109,9 +108,11 @@ export function encodeCharge(charge: {
     ...(charge.isLogged ? undefined : { isLogged: false }),
     ...(charge.isExported ? undefined : { isExported: false }),
   }
-  const text = JSON.stringify(body)
-  const details = other.length <= MAX_OTHER_CHARS ? other : JSON.stringify({ omitted_chars: other.length })
-  return { body: text, other: details, quota, memo: { ...body, other: details } }
+  const body = JSON.stringify(memo)
+  const details = jsonOf(record.other)
+  const other = details.length <= MAX_OTHER_CHARS ? details : JSON.stringify({ omitted_chars: details.length })
+  memo.other = other
+  return { body, other, quota, memo: memo as Charge }
 }
 
 /** Details that JSON cannot hold must not cost a charge. */

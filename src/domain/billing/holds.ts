@@ -16,7 +16,7 @@ const EXTEND_RETRY_MS = 250
 const EXTEND_PATIENCE_MS = 10_000
 
 /** Ordered: the key first, then the wallet. Wallet first, callers of an empty key would keep its last parts from callers of a good one. */
-const funding = (payer: Payer): readonly AccountKey[] =>
+const fundingOf = (payer: Payer): readonly AccountKey[] =>
   payer.isUnlimitedKey || payer.apiKeyId <= 0
     ? [userAccount(payer.userId)]
     : [apiKeyAccount(payer.apiKeyId), userAccount(payer.userId)]
@@ -34,6 +34,17 @@ export function createHolds(deps: {
   const { accountOf, supply, journal, isWritable, isLeased, clock } = deps
   let open = 0
   let onLastEnd: (() => void) | undefined
+  /** To find an account by a text that was just made would be dearer than the rest of its hold. */
+  const fundings = new WeakMap<Payer, readonly AccountKey[]>()
+
+  const funding = (payer: Payer): readonly AccountKey[] => {
+    let keys = fundings.get(payer)
+    if (!keys) {
+      keys = fundingOf(payer)
+      fundings.set(payer, keys)
+    }
+    return keys
+  }
 
   const release = (keys: readonly AccountKey[], amount: number): void => {
     for (const key of keys) {
@@ -97,66 +108,66 @@ export function createHolds(deps: {
     }
   }
 
-  const createHold = (keys: readonly AccountKey[], first: number): Hold => {
-    let amount = first
-    let extensions = 0
-    let isEnded = false
-    let refusal: GatewayError | undefined
-    open++
-    const end = (): boolean => {
-      if (isEnded) return false
-      isEnded = true
-      if (--open === 0) onLastEnd?.()
+  class OpenHold implements Hold {
+    readonly #keys: readonly AccountKey[]
+    #isEnded = false
+    amount: number
+    extensions = 0
+    refusal: GatewayError | undefined
+
+    constructor(keys: readonly AccountKey[], amount: number) {
+      this.#keys = keys
+      this.amount = amount
+      open++
+    }
+
+    async extend(more: number): Promise<boolean> {
+      const units = Math.max(1, clampCharge(Math.ceil(more)))
+      this.refusal = undefined
+      if (this.#isEnded) return false
+      if (!isWritable()) this.refusal = new GatewayError('dependency_unavailable', { retryAfterSec: 5 })
+      else if (!reserveNow(this.#keys, units))
+        this.refusal = await reservePatiently(this.#keys, units, () => this.#isEnded)
+      if (this.refusal) return false
+      if (this.#isEnded) {
+        release(this.#keys, units)
+        return false
+      }
+      this.amount += units
+      this.extensions++
       return true
     }
-    return {
-      get amount() {
-        return amount
-      },
-      get extensions() {
-        return extensions
-      },
-      get refusal() {
-        return refusal
-      },
-      async extend(more) {
-        const units = Math.max(1, clampCharge(Math.ceil(more)))
-        refusal = undefined
-        if (isEnded) return false
-        if (!isWritable()) refusal = new GatewayError('dependency_unavailable', { retryAfterSec: 5 })
-        else if (!reserveNow(keys, units)) refusal = await reservePatiently(keys, units, () => isEnded)
-        if (refusal) return false
-        if (isEnded) {
-          release(keys, units)
-          return false
-        }
-        amount += units
-        extensions++
-        return true
-      },
-      async settle({ quota, record }) {
-        if (!end()) return
-        // The charge first: what is held must not be free for a moment in between.
-        const journalled = journal(keys, quota, record)
-        if (amount > 0) release(keys, amount)
-        await journalled
-      },
-      async release(record) {
-        if (!end()) return
-        if (amount > 0) release(keys, amount)
-        if (record) await journal([], 0, record)
-      },
+
+    settle({ quota, record }: { readonly quota: number; readonly record: CallRecord }): Promise<void> {
+      if (!this.#end()) return Promise.resolve()
+      // The charge first: what is held must not be free for a moment in between.
+      const journalled = journal(this.#keys, quota, record)
+      if (this.amount > 0) release(this.#keys, this.amount)
+      return journalled
+    }
+
+    async release(record?: CallRecord): Promise<void> {
+      if (!this.#end()) return
+      if (this.amount > 0) release(this.#keys, this.amount)
+      if (record) await journal([], 0, record)
+    }
+
+    #end(): boolean {
+      if (this.#isEnded) return false
+      this.#isEnded = true
+      if (--open === 0) onLastEnd?.()
+      return true
     }
   }
 
   return {
     /** @param estimate quota units; 0 or less needs nothing. @throws GatewayError as `Ledger.hold` */
-    async open(payer: Payer, estimate: number, signal?: AbortSignal): Promise<Hold> {
+    open(payer: Payer, estimate: number, signal?: AbortSignal): Hold | Promise<Hold> {
       if (signal?.aborted) throw new GatewayError('client_closed_request')
       const keys = funding(payer)
       const amount = estimate > 0 ? Math.max(1, clampCharge(Math.ceil(estimate))) : 0
-      if (amount > 0 && !reserveNow(keys, amount)) await reserve(keys, amount, signal ? { signal } : {})
-      return createHold(keys, amount)
+      if (amount === 0 || reserveNow(keys, amount)) return new OpenHold(keys, amount)
+      return reserve(keys, amount, signal ? { signal } : {}).then(() => new OpenHold(keys, amount))
     },
     /** Holds that have not ended. */
     count: (): number => open,

@@ -57,10 +57,10 @@ export interface PriceQuery {
 export interface EstimateQuery {
   readonly inputTokens: number
   /** What the request asks for; undefined when it names no maximum. */
-  readonly maxOutputTokens?: number
+  readonly maxOutputTokens?: number | undefined
   readonly isStream: boolean
   /** Answers asked for (`n`); 1 when absent. */
-  readonly choices?: number
+  readonly choices?: number | undefined
 }
 
 export interface PricedCharge {

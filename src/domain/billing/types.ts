@@ -2,7 +2,7 @@
 import type { GatewayError } from '../../errors.ts'
 import type { CallRecord } from './charge.ts'
 
-/** Who pays for a call. */
+/** Who pays for a call. Never changed: what is found for one is remembered with it. */
 export interface Payer {
   readonly userId: number
   readonly apiKeyId: number

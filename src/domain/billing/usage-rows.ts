@@ -13,6 +13,8 @@ export type UsageRow = Omit<Db['tables']['quotaData']['$inferInsert'], 'id'> & {
   readonly userId: number
 }
 
+type Sum = UsageRow & { count: number; quota: number; tokenUsed: number }
+
 /** What a batch adds to quota_data, as rows of it. */
 export interface LocatedUsage {
   /** Added to the row of that id; in order of ids. */
@@ -96,10 +98,10 @@ export function createUsageRows({ db }: { readonly db: Db }) {
 }
 
 function sumUsage(charges: readonly Charge[], clean: (text: string) => string): Map<string, UsageRow> {
-  const totals = new Map<string, UsageRow>()
+  const totals = new Map<string, Sum>()
   for (const charge of charges) {
     if (!charge.isCounted || charge.isExported === false) continue
-    const row: UsageRow = {
+    const row: Sum = {
       userId: charge.userId,
       username: cutText(clean(charge.username), WIDTH),
       modelName: cutText(clean(charge.modelName), WIDTH),
@@ -108,15 +110,16 @@ function sumUsage(charges: readonly Charge[], clean: (text: string) => string): 
       tokenId: charge.apiKeyId,
       channelId: charge.channelId,
       nodeName: cutText(clean(charge.node), WIDTH),
+      count: 0,
+      quota: 0,
+      tokenUsed: 0,
     }
     const key = keyOf(row)
-    const before = totals.get(key)
-    totals.set(key, {
-      ...row,
-      count: (before?.count ?? 0) + 1,
-      quota: clampQuota((before?.quota ?? 0) + charge.quota),
-      tokenUsed: clampQuota((before?.tokenUsed ?? 0) + charge.promptTokens + charge.completionTokens),
-    })
+    const total = totals.get(key) ?? row
+    if (total === row) totals.set(key, row)
+    total.count++
+    total.quota = clampQuota(total.quota + charge.quota)
+    total.tokenUsed = clampQuota(total.tokenUsed + charge.promptTokens + charge.completionTokens)
   }
   return totals
 }

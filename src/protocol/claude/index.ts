@@ -5,7 +5,7 @@ import { streamEncoder } from './encode-stream.ts'
 import { encodeError, encodeStreamError } from './error.ts'
 import { countable, peek } from './peek.ts'
 import { decodeRequest } from './request.ts'
-import { decodeResponse, encodeResponse } from './response.ts'
+import { decodeResponse, encodeResponse, usageOf } from './response.ts'
 import { streamDecoder } from './stream.ts'
 
 export const claude: ChatCodec = {
@@ -14,6 +14,7 @@ export const claude: ChatCodec = {
   decodeRequest,
   encodeRequest,
   decodeResponse,
+  usageOf,
   encodeResponse,
   streamDecoder,
   streamEncoder,

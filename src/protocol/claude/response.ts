@@ -4,7 +4,7 @@
  */
 import { GatewayError } from '../../errors.ts'
 import type { Encoded, ResponseDefaults } from '../codec.ts'
-import type { Block, ChatResponse, FinishReason } from '../ir.ts'
+import type { Block, ChatResponse, FinishReason, Usage } from '../ir.ts'
 import { createLosses, isObject, type JsonObject, rest, textOf } from '../shape.ts'
 import { createToolIds, decodeBlock, type EncodeContext, encodeBlock, PROTOCOL } from './content.ts'
 import { decodeUsage, encodeUsage } from './usage.ts'
@@ -49,7 +49,7 @@ export function decodeResponse(json: unknown): ChatResponse {
   }
   const blocks = json['content'].filter(isObject).map((block) => decodeBlock(block, 'content'))
   const raw = textOf(json['stop_reason'])
-  const usage = decodeUsage(json['usage'])
+  const usage = usageOf(json)
   const left = rest(json, RESPONSE_KEYS)
   return {
     id: textOf(json['id']),
@@ -62,6 +62,8 @@ export function decodeResponse(json: unknown): ChatResponse {
     ...(left ? { extras: { [PROTOCOL]: left } } : {}),
   }
 }
+
+export const usageOf = (json: unknown): Usage | undefined => (isObject(json) ? decodeUsage(json['usage']) : undefined)
 
 export function encodeResponse(response: ChatResponse, defaults: ResponseDefaults = {}): Encoded {
   const losses = createLosses('choices[].message.')

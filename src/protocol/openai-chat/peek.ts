@@ -3,7 +3,6 @@ import type { Countable, Peek } from '../codec.ts'
 import {
   invalid,
   isObject,
-  type JsonObject,
   listOf,
   optionalBoolean,
   optionalList,
@@ -28,10 +27,10 @@ export function peek(json: unknown): Peek {
   if (messages.length === 0 && isAbsent(body['prefix']) && isAbsent(body['suffix'])) {
     throw invalid('messages is required and must not be empty')
   }
-  const odd = messages.findIndex((message) => !isObject(message))
+  const odd = messages.findIndex(isNoObject)
   if (odd !== -1) throw invalid(`messages[${odd}] must be an object`)
   const isStream = optionalBoolean(body, 'stream') ?? false
-  const includeUsage = optionalBoolean(optionalObject(body, 'stream_options') ?? {}, 'include_usage')
+  const streamOptions = optionalObject(body, 'stream_options')
   const maxOutputTokens = tokenLimit(body, ['max_tokens', 'max_completion_tokens'])
   const choices = optionalNumber(body, 'n') ?? 1
   if (!Number.isInteger(choices) || choices < 1) throw invalid('n must be a whole number of at least 1')
@@ -42,11 +41,13 @@ export function peek(json: unknown): Peek {
   return {
     model,
     isStream,
-    ...(maxOutputTokens === undefined ? {} : { maxOutputTokens }),
-    ...(choices > 1 ? { choices } : {}),
-    ...(includeUsage === undefined ? {} : { includeUsage }),
+    maxOutputTokens,
+    choices: choices > 1 ? choices : undefined,
+    includeUsage: streamOptions && optionalBoolean(streamOptions, 'include_usage'),
   }
 }
+
+const isNoObject = (value: unknown): boolean => !isObject(value)
 
 const isAbsent = (value: unknown): boolean => value === undefined || value === null || value === ''
 
@@ -59,22 +60,40 @@ export function countable(json: unknown): Countable {
   let names = 0
   for (const message of messages) {
     if (!isObject(message)) continue
-    texts.push(textOf(message['role']))
+    addText(texts, message['role'])
     if (typeof message['name'] === 'string') {
-      texts.push(message['name'])
+      addText(texts, message['name'])
       names++
     }
-    if (typeof message['content'] === 'string') texts.push(message['content'])
-    else for (const part of listOf(message['content'])) countPart(part, texts, media)
-    texts.push(textOf(message['reasoning_content']))
+    if (Array.isArray(message['content'])) for (const part of message['content']) countPart(part, texts, media)
+    else addText(texts, message['content'])
+    addText(texts, message['reasoning_content'])
     for (const call of listOf(message['tool_calls'])) {
       const fn = isObject(call) ? (call['function'] ?? call['custom']) : undefined
-      if (isObject(fn)) texts.push(textOf(fn['name']), textOf(fn['arguments']) || textOf(fn['input']))
+      if (!isObject(fn)) continue
+      addText(texts, fn['name'])
+      addText(texts, textOf(fn['arguments']) || fn['input'])
     }
   }
-  const tools = [...listOf(body['tools']), ...listOf(body['functions'])]
-  for (const tool of tools) if (isObject(tool)) countTool(tool, texts)
-  return { texts: texts.filter((text) => text !== ''), messages: messages.length, names, tools: tools.length, ...media }
+  const tools = listOf(body['tools'])
+  const functions = listOf(body['functions'])
+  for (const tool of tools) countTool(tool, texts)
+  for (const tool of functions) countTool(tool, texts)
+  const { images, audios, videos, files } = media
+  return {
+    texts,
+    messages: messages.length,
+    names,
+    tools: tools.length + functions.length,
+    images,
+    audios,
+    videos,
+    files,
+  }
+}
+
+function addText(texts: string[], value: unknown): void {
+  if (typeof value === 'string' && value !== '') texts.push(value)
 }
 
 type Media = { images: number; audios: number; videos: number; files: number }
@@ -95,12 +114,15 @@ function countPart(part: unknown, texts: string[], media: Media): void {
       media.files++
       break
     default:
-      texts.push(textOf(part['text']), textOf(part['refusal']))
+      addText(texts, part['text'])
+      addText(texts, part['refusal'])
   }
 }
 
-function countTool(tool: JsonObject, texts: string[]): void {
+function countTool(tool: unknown, texts: string[]): void {
+  if (!isObject(tool)) return
   const fn = isObject(tool['function']) ? tool['function'] : isObject(tool['custom']) ? tool['custom'] : tool
-  texts.push(textOf(fn['name']), textOf(fn['description']))
+  addText(texts, fn['name'])
+  addText(texts, fn['description'])
   if (isObject(fn['parameters'])) texts.push(JSON.stringify(fn['parameters']))
 }

@@ -4,8 +4,18 @@
  */
 import { GatewayError } from '../../errors.ts'
 import type { Encoded, ResponseDefaults } from '../codec.ts'
-import type { Block, ChatResponse, FinishReason } from '../ir.ts'
-import { createLosses, extrasAt, extrasBeside, isObject, type JsonObject, rest, textOf, withPath } from '../shape.ts'
+import type { Block, ChatResponse, FinishReason, Usage } from '../ir.ts'
+import {
+  createLosses,
+  extrasAt,
+  extrasBeside,
+  isObject,
+  type JsonObject,
+  listOf,
+  rest,
+  textOf,
+  withPath,
+} from '../shape.ts'
 import { ASSISTANT_KEYS, decodeAssistant, encodeAssistant } from './assistant.ts'
 import { PROTOCOL } from './content.ts'
 import { decodeUsage, encodeUsage } from './usage.ts'
@@ -57,8 +67,7 @@ export function decodeResponse(json: unknown): ChatResponse {
   const id = textOf(json['id'])
   const choices = json['choices'].filter(isObject)
   const [first = {}, ...others] = choices.map((choice) => decodeChoice(choice, id))
-  const usage =
-    decodeUsage(json['usage']) ?? decodeUsage(choices.find((choice) => isObject(choice['usage']))?.['usage'])
+  const usage = usageOf(json)
   const extras = { ...rest(json, RESPONSE_KEYS), ...choiceExtras(choices[0]) }
   return {
     id,
@@ -71,6 +80,16 @@ export function decodeResponse(json: unknown): ChatResponse {
     ...(others.length > 0 ? { otherChoices: others } : {}),
     ...(Object.keys(extras).length > 0 ? { extras: { [PROTOCOL]: extras } } : {}),
   }
+}
+
+/** Some servers have it in a choice. */
+export function usageOf(json: unknown): Usage | undefined {
+  if (!isObject(json)) return undefined
+  const usage = decodeUsage(json['usage'])
+  if (usage) return usage
+  for (const choice of listOf(json['choices']))
+    if (isObject(choice) && isObject(choice['usage'])) return decodeUsage(choice['usage'])
+  return undefined
 }
 
 const CHOICE = 'choices[].'
