@@ -478,9 +478,11 @@ export function createApp({ config, log, node }: { config: Config; log: Log; nod
       limits: createWebLimits({ counts, limits: webLimitsOf(config) }),
       now: clock.now,
     })
-    const readableApiKey = async (request: Request) => ({
-      apiKeyId: (await accounts.identifyKey(accounts.credentialOf(request, new URL(request.url)))).apiKeyId,
-    })
+    const readableApiKey = async (request: Request) => {
+      const { pathname, searchParams } = new URL(request.url)
+      const { apiKeyId } = await accounts.identifyKey(accounts.credentialOf(request, pathname, searchParams))
+      return { apiKeyId }
+    }
     const documented = [
       setupRoutes({ accounts, http, databaseType: db.engine }),
       statusRoutes({

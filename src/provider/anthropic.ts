@@ -16,7 +16,8 @@ export const anthropic = (settings: () => ClaudeSettings = () => CLAUDE_DEFAULTS
     headers.set('anthropic-version', call.clientHeaders.get('anthropic-version') ?? VERSION)
     const beta = call.clientHeaders.get('anthropic-beta')
     if (beta !== null) headers.set('anthropic-beta', beta)
-    for (const [name, values] of Object.entries(settings().headers[call.model] ?? {})) {
+    for (const [key, values] of Object.entries(settings().headers[call.model] ?? {})) {
+      const name = key.toLowerCase()
       const list = [headers.get(name) ?? '', ...[values].flat()].flatMap((value) => String(value).split(','))
       headers.set(name, [...new Set(list.map((value) => value.trim()).filter((value) => value !== ''))].join(','))
     }

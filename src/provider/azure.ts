@@ -30,7 +30,7 @@ export const azure = (defaultApiVersion: string): Provider => {
       embeddings: { 'openai-chat': '/embeddings' },
     },
     hasStreamOptions: true,
-    auth: (headers, channel) => headers.set('api-key', channel.key),
+    auth: (headers, channel) => void headers.set('api-key', channel.key),
     url: (path, call, channel) => {
       const prefix = isCloudflareGateway(channel.baseUrl) ? '' : '/openai/deployments'
       return `${channel.baseUrl}${prefix}/${deployment(call, channel)}${path}?api-version=${version(call.query, channel)}`

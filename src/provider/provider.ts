@@ -35,6 +35,12 @@ export interface UpstreamCall {
 /** The part of `fetch` that is used, so that tests can pass a plain function. */
 export type Fetch = (url: string, init: RequestInit) => Promise<Response>
 
+/** Headers of a request that is being made: a `Map`, or a `Headers`. */
+export interface HeaderFields {
+  get(name: string): string | null | undefined
+  set(name: string, value: string): unknown
+}
+
 /** What to do after an attempt: hand the answer on, try another channel, or stop with this error. */
 export type Verdict = 'use' | 'next' | 'stop'
 
@@ -57,7 +63,8 @@ export interface Provider {
   readonly speaks: Readonly<Partial<Record<Operation, Readonly<Partial<Record<Protocol, string>>>>>>
   /** Can it be asked for the usage of a stream by `stream_options.include_usage`? A client's own is passed on anyway. */
   readonly hasStreamOptions: boolean
-  auth(headers: Headers, channel: UpstreamChannel, call: UpstreamCall): void | Promise<void>
+  /** @param headers gets what the upstream knows us by; names in lower case */
+  auth(headers: HeaderFields, channel: UpstreamChannel, call: UpstreamCall): void | Promise<void>
   /** Default: base URL + path. */
   url?(path: string, call: UpstreamCall, channel: UpstreamChannel): string
   /**

@@ -12,6 +12,7 @@ import {
   upstreamChannel,
 } from '../domain/channels/index.ts'
 import { GatewayError } from '../errors.ts'
+import type { HttpFields } from '../lib/http/client.ts'
 import { type Edit, spliceJson, spliceParts } from '../lib/json-splice.ts'
 import type { Turns } from '../lib/turns.ts'
 import { codecs, type Loss, type Protocol } from '../protocol/index.ts'
@@ -25,7 +26,7 @@ type Json = Record<string, unknown>
 
 export interface Built {
   readonly url: string
-  readonly headers: Headers
+  readonly headers: HttpFields
   readonly body: Uint8Array<ArrayBuffer> | string | Upload
   readonly way: Attempt['way']
   /** Dialect sent upstream. */
@@ -104,15 +105,14 @@ export async function buildUpstream(
   const isPassedThrough = options.isPassThrough && !isConverted
   const isPatched = !isPassedThrough && provider.patch !== undefined && (provider.needsPatch?.(upstreamCall) ?? true)
 
-  const headers = new Headers({
-    'content-type': 'application/json',
-    accept: call.isStream ? 'text/event-stream' : 'application/json',
-    'accept-encoding': 'identity',
-    // Some gates in front of upstreams turn away whoever gives no name.
-    'user-agent': 'headgate',
-    // Lets an upstream's own records be joined with ours. https://platform.openai.com/docs/api-reference/debugging-requests
-    'x-client-request-id': call.id,
-  })
+  const headers = new Map<string, string>()
+  headers.set('content-type', 'application/json')
+  headers.set('accept', call.isStream ? 'text/event-stream' : 'application/json')
+  headers.set('accept-encoding', 'identity')
+  // Some gates in front of upstreams turn away whoever gives no name.
+  headers.set('user-agent', 'headgate')
+  // Lets an upstream's own records be joined with ours. https://platform.openai.com/docs/api-reference/debugging-requests
+  headers.set('x-client-request-id', call.id)
   const authenticated = provider.auth(headers, view, upstreamCall)
   if (authenticated) await authenticated
   const overrideContext = { apiKey: key, clientHeaders: call.clientHeaders, isChannelTest: call.isTest }

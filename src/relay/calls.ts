@@ -182,7 +182,7 @@ export function createCalls(deps: CallsDeps) {
         if (!channel) break
         tried.add(channel.id)
         try {
-          await pay(purse, group, call)
+          if (purse.group !== group) await pay(purse, group, call)
           return await attempt(job, channel, trace.attempts.length, lastError)
         } catch (thrown) {
           const error = asGatewayError(thrown)
@@ -204,7 +204,6 @@ export function createCalls(deps: CallsDeps) {
 
   /** Another group may be dearer: its attempt is made only if the hold covers it. */
   const pay = async (purse: Purse, group: string, call: Call): Promise<void> => {
-    if (purse.group === group) return
     const price = priceIn(group, call)
     const missing = isFree(call) ? 0 : estimate(price, call) - purse.hold.amount
     if (missing > 0 && !(await purse.hold.extend(missing))) throw refusalOf(purse.hold)

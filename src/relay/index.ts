@@ -73,6 +73,7 @@ const KNOWN_ELSEWHERE = /^\/v1\/(?:files|fine-tunes|images\/variations)(?:\/|$)/
 /** What a stream that came to its end has last, in either dialect. */
 const LAST_FRAME = /(?:^|\n)(?:data: \[DONE\]|event: message_stop)\n/
 const DEFAULT_LIMITS = { connectMs: 30_000, keepAliveMs: 20_000, patienceMs: 15_000 }
+const NO_QUERY = new URLSearchParams()
 /** How late a time-out may be noticed. */
 const WATCH_MS = 250
 
@@ -112,9 +113,14 @@ export function createRelay(deps: RelayDeps) {
   const models = createModelLists({ channels, prices })
 
   /** @throws GatewayError */
-  const authenticate = (request: Request, url: URL, server: PeerSource | null): Promise<Caller> => {
+  const authenticate = (
+    request: Request,
+    path: string,
+    query: URLSearchParams,
+    server: PeerSource | null,
+  ): Promise<Caller> => {
     if (!deps.isReady()) throw new GatewayError('not_ready', { retryAfterSec: 1 })
-    return accounts.authenticate(accounts.credentialOf(request, url), () => deps.clientIp(request, server))
+    return accounts.authenticate(accounts.credentialOf(request, path, query), () => deps.clientIp(request, server))
   }
 
   interface Arrival {
@@ -125,7 +131,7 @@ export function createRelay(deps: RelayDeps) {
   }
 
   /** Reads a call; one that cannot be read leaves its row, too. @throws GatewayError */
-  const read = async (request: Request, url: URL, arrival: Arrival): Promise<Call> => {
+  const read = async (request: Request, query: URLSearchParams, arrival: Arrival): Promise<Call> => {
     const { endpoint, caller } = arrival
     let body: Body | undefined
     try {
@@ -141,7 +147,7 @@ export function createRelay(deps: RelayDeps) {
         startedAtMs: arrival.startedAtMs,
         inputTokens: await countInput({ endpoint, json, model: peek.model, long }, deps.isTextCounted, turns),
         clientHeaders: request.headers,
-        query: url.searchParams,
+        query,
         isTest: false,
       }
     } catch (thrown) {
@@ -165,9 +171,10 @@ export function createRelay(deps: RelayDeps) {
     try {
       const overload = deps.overload()
       if (overload) throw overloaded(endpoint, overload)
-      const url = new URL(request.url)
-      const caller = await authenticate(request, url, server)
-      call = await read(request, url, { id, endpoint, caller, startedAtMs })
+      const { url } = request
+      const query = url.includes('?') ? new URL(url).searchParams : NO_QUERY
+      const caller = await authenticate(request, endpoint.path, query, server)
+      call = await read(request, query, { id, endpoint, caller, startedAtMs })
       admission = caller.limits && (await deps.callLimits.admit(caller.limits, askingOf(call)))
       if (admission?.refusal) throw await refused(call, admission.refusal)
       const client = { signal: request.signal, hangUp: () => server?.timeout(request, 1), ended: admission?.done }
@@ -209,7 +216,8 @@ export function createRelay(deps: RelayDeps) {
     const id = newRequestId(clock.now())
     const url = new URL(request.url)
     try {
-      return jsonResponse(answer(await authenticate(request, url, server), url), id, stamp)
+      const caller = await authenticate(request, url.pathname, url.searchParams, server)
+      return jsonResponse(answer(caller, url), id, stamp)
     } catch (thrown) {
       const protocol = listDialect(request, url) === 'claude' ? 'claude' : 'openai-chat'
       return errorResponse(asGatewayError(thrown), protocol, id, stamp)

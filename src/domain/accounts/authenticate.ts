@@ -126,9 +126,17 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   const isCurrent = (entry: Entry, maxAgeMs: number, nowMs: number): boolean =>
     entry.generation === generation && nowMs - entry.loadedAtMs < maxAgeMs
 
+  /** From memory, where it is not in doubt. */
+  const remembered = (hash: string): KeyOwner | undefined => {
+    const entry = entries.get(hash)
+    const nowMs = clock.monotonic()
+    if (!entry || !isCurrent(entry, freshMs, nowMs)) return undefined
+    entry.usedAtMs = nowMs
+    return entry.owner
+  }
+
   /** @throws GatewayError 503 when the database is needed and gone */
-  const find = async (key: string): Promise<KeyOwner | undefined> => {
-    const hash = digest(key)
+  const find = async (hash: string, key: string): Promise<KeyOwner | undefined> => {
     if (reloading && entries.get(hash)?.generation !== generation) await reloading.catch(() => undefined)
     const entry = entries.get(hash)
     const nowMs = clock.monotonic()
@@ -249,15 +257,16 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
     return caller
   }
 
-  /** The key behind a credential, unless it is unknown or disabled. */
-  const findUsable = async (
-    credential: string,
-  ): Promise<{ readonly owner: KeyOwner; readonly channel: string | undefined }> => {
-    const { key, channel } = parseCredential(credential)
+  /** Whose key it is, unless it is unknown or disabled. */
+  const findUsable = (key: string): KeyOwner | Promise<KeyOwner> => {
     if (key === '' || key.length > MAX_KEY_LENGTH) throw new GatewayError('invalid_api_key')
-    const owner = await find(key)
+    const hash = digest(key)
+    const owner = remembered(hash)
+    return owner ? usable(owner) : find(hash, key).then(usable)
+  }
+  const usable = (owner: KeyOwner | undefined): KeyOwner => {
     if (!owner || owner.status === KEY_STATUS.disabled) throw new GatewayError('invalid_api_key')
-    return { owner, channel }
+    return owner
   }
 
   return {
@@ -267,7 +276,8 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
      * @throws GatewayError 401 `invalid_api_key`, 403 `access_denied`, 400 `invalid_request`, 503 `dependency_unavailable`
      */
     async authenticate(credential: string, ip: () => string): Promise<Caller> {
-      const { owner, channel } = await findUsable(credential)
+      const { key, channel } = parseCredential(credential)
+      const owner = await findUsable(key)
       // Exhausted keys pass: the ledger knows the balance of this moment and answers for it.
       if (owner.status !== KEY_STATUS.enabled && owner.status !== KEY_STATUS.exhausted)
         throw new GatewayError('invalid_api_key')
@@ -285,7 +295,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
      * @throws GatewayError 401 `invalid_api_key`, 403 `access_denied`, 503 `dependency_unavailable`
      */
     async identifyKey(credential: string): Promise<KeyOwner> {
-      const { owner } = await findUsable(credential)
+      const owner = await findUsable(parseCredential(credential).key)
       if (owner.userStatus !== USER_STATUS.enabled) throw denied('The user is disabled')
       return owner
     },

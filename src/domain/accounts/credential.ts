@@ -9,20 +9,18 @@ export interface Credential {
 }
 
 const SOCKET_PROTOCOL = 'openai-insecure-api-key.'
-const GEMINI_PATHS = ['/v1beta/models', '/v1beta/openai/models', '/v1/models']
+const GEMINI_PATH = /^\/v1(?:beta|beta\/openai)?\/models/
 
 /**
  * The credential of a relay request: the first of the places that applies to its path and is not empty.
- * @param url the parsed URL of the request; the same that routed it
+ * @param path by which it was routed
  * @returns '' when there is none
  */
-export function credentialOf(request: Request, url: URL): string {
-  const { headers } = request
+export function credentialOf({ headers }: Request, path: string, query: URLSearchParams): string {
   return (
     socketCredential(headers) ||
-    (/\/v1\/(messages|models)/.test(url.pathname) && headers.get('x-api-key')?.trim()) ||
-    (GEMINI_PATHS.some((path) => url.pathname.startsWith(path)) &&
-      (headers.get('x-goog-api-key')?.trim() || url.searchParams.get('key')?.trim())) ||
+    (/\/v1\/(messages|models)/.test(path) && headers.get('x-api-key')?.trim()) ||
+    (GEMINI_PATH.test(path) && (headers.get('x-goog-api-key')?.trim() || query.get('key')?.trim())) ||
     authorization(headers) ||
     headers.get('mj-api-secret')?.trim() ||
     ''

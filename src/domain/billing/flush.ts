@@ -461,12 +461,18 @@ function nextBatch(
     outbox.mark(instanceId, part, { seq: end, last: '' })
     return undefined
   }
-  const decoded = entries.map((entry) => decode(instanceId, entry))
-  const bad = decoded.findIndex(({ unreadable }) => unreadable !== undefined)
-  const charges = (bad < 0 ? decoded : decoded.slice(0, Math.max(1, bad))).map(({ charge }) => charge)
+  const charges: Charge[] = []
+  let unreadable: string | undefined
+  for (const entry of entries) {
+    const decoded = decode(instanceId, entry)
+    if (decoded.unreadable !== undefined && charges.length > 0) break
+    charges.push(decoded.charge)
+    unreadable = decoded.unreadable
+    if (unreadable !== undefined) break
+  }
   const to = { seq: from.seq + charges.length, last: charges.at(-1)!.requestId }
   const batch = { instanceId, from, to, charges }
-  return bad === 0 ? { batch, unreadable: decoded[0]!.unreadable! } : { batch }
+  return unreadable === undefined ? { batch } : { batch, unreadable }
 }
 
 function sumAccounts(charges: readonly Charge[]): Map<AccountKey, number> {

@@ -32,11 +32,13 @@ export interface Tenure {
 export interface Entry {
   readonly body: string
   readonly other: string
-  /** What the texts were made of: handed back while this process remembers, to save the reading. */
+  /** What the texts were made of: handed back in place of `body` while this process remembers, to save the reading. */
   readonly memo?: unknown
 }
 export interface JournalledEntry extends Entry {
   readonly seq: number
+  /** Length of both texts. */
+  readonly chars: number
 }
 
 export type OutboxSync = 'normal' | 'full'
@@ -253,14 +255,15 @@ function createOutbox(
   const remember = (instance: Tenure, firstId: number, entries: readonly Entry[]): void => {
     let seq = firstId - instance.base
     for (const { body, other, memo } of entries) {
-      recent.push({ seq: seq++, body, other, memo })
-      recentChars += body.length + other.length
+      const chars = body.length + other.length
+      recent.push({ seq: seq++, body: memo === undefined ? body : '', other, memo, chars })
+      recentChars += chars
     }
     if (recent.length > 2 * RECENT) dropRecent(recent.length - RECENT)
     while (recentChars > RECENT_CHARS && recent.length > 0) dropRecent((recent.length + 1) >> 1)
   }
   const dropRecent = (count: number): void => {
-    for (let i = 0; i < count && i < recent.length; i++) recentChars -= recent[i]!.body.length + recent[i]!.other.length
+    for (let i = 0; i < count && i < recent.length; i++) recentChars -= recent[i]!.chars
     recent = recent.slice(count)
   }
 
@@ -560,7 +563,8 @@ function* entriesOf(
   tenure: Tenure,
   rows: Iterable<{ readonly id: number; readonly body: string; readonly other: string }>,
 ): Generator<JournalledEntry> {
-  for (const { id, body, other } of rows) yield { seq: id - tenure.base, body, other }
+  for (const { id, body, other } of rows)
+    yield { seq: id - tenure.base, body, other, chars: body.length + other.length }
 }
 
 /** The first entries, at least one, that together have at most `maxChars`. */
@@ -568,7 +572,7 @@ function upTo(maxChars: number, entries: Iterable<JournalledEntry>): readonly Jo
   const some: JournalledEntry[] = []
   let chars = 0
   for (const entry of entries) {
-    chars += entry.body.length + entry.other.length
+    chars += entry.chars
     if (some.length > 0 && chars > maxChars) break
     some.push(entry)
   }

@@ -294,9 +294,11 @@ const providersOf = (tiers: readonly Tier[]): ReadonlySet<Provider> => {
 
 /** Those that can do what is asked. A tier of which none can stays as an empty one: attempts count tiers. */
 const narrowed = (all: Resolved, { name, isOffered }: NonNullable<CandidatesQuery['operation']>): Resolved => {
+  let isOfferedByAll = true
+  for (const provider of all.providers) if (!isOffered(provider)) isOfferedByAll = false
+  if (isOfferedByAll) return all
   const able = new Set<Provider>()
   for (const provider of all.providers) if (isOffered(provider)) able.add(provider)
-  if (able.size === all.providers.size) return all
   const key = [name, ...[...able].map(({ id }) => id)].join(' ')
   const known = all.offering.get(key)
   if (known) return known

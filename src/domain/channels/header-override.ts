@@ -15,6 +15,8 @@ export interface HeaderOverrideContext {
   readonly isChannelTest: boolean
 }
 
+const NO_EDITS: HeaderEdits = new Map()
+
 /** What no pattern passes: it belongs to one connection, to the body as it was sent to us, or is the caller's secret. */
 const NEVER_BY_PATTERN = new Set([
   'connection',
@@ -50,8 +52,8 @@ const invalidHeaderOverride = (reason: string, cause?: unknown): GatewayError =>
  * @throws GatewayError `channel:header_override_invalid`
  */
 export const resolveHeaderOverride = (override: unknown, context: HeaderOverrideContext): HeaderEdits => {
+  if (override === undefined || override === null) return NO_EDITS
   const edits = new Map<string, string | null>()
-  if (override === undefined || override === null) return edits
   if (!isRecord(override)) throw invalidHeaderOverride('not a JSON object')
   const entries = Object.entries(override)
   const patterns = entries.map(([key]) => patternOf(key)).filter((pattern) => pattern !== undefined)
@@ -77,7 +79,10 @@ export const expandHeaderValue = (value: string, context: HeaderOverrideContext)
 }
 
 /** Writes edits over headers, in place. */
-export const applyHeaderEdits = (headers: Headers, edits: HeaderEdits): void => {
+export const applyHeaderEdits = (
+  headers: { set(name: string, value: string): unknown; delete(name: string): unknown },
+  edits: HeaderEdits,
+): void => {
   for (const [name, value] of edits) {
     if (value === null) headers.delete(name)
     else headers.set(name, value)

@@ -13,6 +13,7 @@ export const upstreamModel = (channel: Channel, model: string): string => {
       detail: { channelId: channel.id, reason: 'not a JSON object' },
     })
   }
+  if (!channel.modelMapping.has(model)) return model
   const seen = new Set([model])
   let name = model
   for (;;) {

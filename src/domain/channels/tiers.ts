@@ -75,9 +75,11 @@ export function drawNext(
 
 function drawFrom(tier: Tier, random: () => number, obstacles: Obstacles): Channel | undefined {
   const { isTried, isCooling, enter } = obstacles
-  const refused = new Set<Channel>()
+  const first = draw(tier, random)
+  if (!first || (!isTried(first) && enter(first))) return first
+  const refused = new Set<Channel>(isTried(first) ? [] : [first])
   const draws = tier.channels.length > SMALL_TIER ? DRAWS : 1
-  for (let n = 0; n < draws; n++) {
+  for (let n = 1; n < draws; n++) {
     const channel = draw(tier, random)
     if (!channel) return undefined
     if (isTried(channel) || refused.has(channel)) continue

@@ -3,7 +3,8 @@ import { credentialOf, parseCredential } from '../../../src/domain/accounts/cred
 
 const read = (path: string, headers: Record<string, string>): string => {
   const request = new Request(`http://localhost${path}`, { headers })
-  return credentialOf(request, new URL(request.url))
+  const { pathname, searchParams } = new URL(request.url)
+  return credentialOf(request, pathname, searchParams)
 }
 
 describe('where an API key is read', () => {
