@@ -24,18 +24,19 @@ import { clampQuota } from './quota.ts'
 import { createUsageRows } from './usage-rows.ts'
 
 /**
- * Most charges of a transaction, and characters of their texts. Money is written once for each row that it touches, so the
- * more charges, the less each costs; a log row always costs the same.
+ * Most charges of a transaction, and characters of their texts. The more charges, the less each costs: money is written once
+ * for each row that it touches, and SQLite writes each page of an index once, whose rows of one user or key stand together.
  */
-const BATCH: Record<Part, { readonly charges: number; readonly chars: number }> = {
-  main: { charges: 4_000, chars: 4_000_000 },
-  log: { charges: 1_000, chars: 1_000_000 },
-}
+const BATCH = { charges: 4_000, chars: 4_000_000 } as const
 /**
  * A flush begins at once, but no sooner than this after the one before began: under load, charges gather into groups, and
  * the rows that many of them touch are written once. They are safe in the journal meanwhile.
  */
 const GATHER_MS = 500
+/** So long do log rows wait for others, if there are some already but less than is worth a transaction. */
+const GATHER_ROWS_MS = 2_000
+const FEW_ROWS = 100
+const MANY_ROWS = BATCH.charges / 2
 /** A database that is far away is left alone for as long as a flush takes: its rows are locked meanwhile, and others need them. */
 const GATHER_MAX_MS = 3_000
 /** An unknown outcome is looked at again this soon. */
@@ -98,7 +99,7 @@ export function createFlush(deps: {
   /** Index into CLEANERS: a database that once refused a text keeps its level. */
   const level: Record<Part, number> = { main: 0, log: 0 }
   /** Charges per batch: halved when a database takes too long for so many, and slowly more again. */
-  const size: Record<Part, number> = { main: BATCH.main.charges, log: BATCH.log.charges }
+  const size: Record<Part, number> = { main: BATCH.charges, log: BATCH.charges }
   let quarantined = 0
 
   const applyOnce = async (part: Part, batch: Batch, at: number, refusal?: Refusal): Promise<Applied> => {
@@ -135,7 +136,7 @@ export function createFlush(deps: {
         for (const account of answer.saturated)
           log.error('a balance or a counter is at its limit: what is beyond it is lost', { account })
         outbox.mark(batch.instanceId, part, batch.to)
-        size[part] = Math.min(BATCH[part].charges, size[part] + Math.ceil(size[part] / 4))
+        size[part] = Math.min(BATCH.charges, size[part] + Math.ceil(size[part] / 4))
         return true
       }
       await reconcile(part, outbox, batch.instanceId, answer.at)
@@ -351,7 +352,17 @@ export function createFlush(deps: {
         return (only ? [only] : outboxes()).every((outbox) => isDone(part, outbox))
       })
 
-    const gatherMs = (): number => Math.max(GATHER_MS, Math.min(2 * tookMs, GATHER_MAX_MS))
+    const waiting = (): number =>
+      outboxes().reduce(
+        (sum, outbox) => sum + outbox.tenures().reduce((n, each) => n + endOf(part, outbox, each) - each[part].seq, 0),
+        0,
+      )
+    const gatherMs = (): number => {
+      const ms = Math.max(GATHER_MS, Math.min(2 * tookMs, GATHER_MAX_MS))
+      if (part === 'main') return ms
+      const rows = waiting()
+      return rows > FEW_ROWS && rows < MANY_ROWS ? Math.max(ms, GATHER_ROWS_MS) : ms
+    }
     const soon = (ms: number): void => {
       const at = clock.monotonic() + ms
       if (isStopped || at >= dueAtMs) return
@@ -455,7 +466,7 @@ function nextBatch(
   const { instanceId } = tenure
   const from = tenure[part]
   if (end <= from.seq) return undefined
-  const entries = outbox.read(instanceId, from.seq, Math.min(size, end - from.seq), BATCH[part].chars)
+  const entries = outbox.read(instanceId, from.seq, Math.min(size, end - from.seq), BATCH.chars)
   if (entries.length === 0) {
     // The rest was set aside.
     outbox.mark(instanceId, part, { seq: end, last: '' })
