@@ -95,7 +95,8 @@ export function createServe(deps: ServeDeps) {
     const { call, trace, purse, running } = job
     if (running.isSettled) return
     running.isSettled = true
-    if (entry.endedAtMs === 0) entry.endedAtMs = clock.monotonic()
+    const at = now()
+    if (entry.endedAtMs === 0) entry.endedAtMs = at.monotonicMs
     if (error && entry.reason === '') entry.reason = reasonOf(error)
     const bill = tally.bill(ending === 'complete')
     const charge = prices.charge(purse.price, bill.usage)
@@ -116,7 +117,7 @@ export function createServe(deps: ServeDeps) {
         isPromptChanged: built.isPromptChanged,
         skippedFrames,
       },
-      now(),
+      at,
     )
     try {
       await purse.hold.settle({ quota: isFree(call) ? 0 : charge.quota, record })
@@ -127,9 +128,14 @@ export function createServe(deps: ServeDeps) {
       throw asGatewayError(failure)
     }
     const { inputTokens, outputTokens } = bill.usage
-    deps.onCall?.(
-      reportOf(call, trace, { ending, code: error?.code ?? '', inputTokens, outputTokens, quota: charge.quota }),
-    )
+    const report = reportOf(call, trace, {
+      ending,
+      code: error?.code ?? '',
+      inputTokens,
+      outputTokens,
+      quota: charge.quota,
+    })
+    deps.onCall?.(report)
     log.info('call', {
       requestId: call.id,
       protocol: call.endpoint.protocol,
@@ -139,7 +145,7 @@ export function createServe(deps: ServeDeps) {
       way: entry.way,
       ending,
       attempts: trace.attempts.length,
-      ms: Math.round(clock.monotonic() - call.startedAtMs),
+      ms: Math.round(report.durationMs),
       inputTokens,
       outputTokens,
       quota: charge.quota,
