@@ -5,6 +5,7 @@
 import { estimateInputTokens, estimateLongInput, type Hold, type Ledger } from '../domain/billing/index.ts'
 import { type Candidates, normaliseModel, shouldRetry } from '../domain/channels/index.ts'
 import { asGatewayError, GatewayError } from '../errors.ts'
+import { createBag } from '../lib/bag.ts'
 import type { Turns } from '../lib/turns.ts'
 import { type Built, buildUpstream, wayTo } from './build.ts'
 import { readFailure, reasonOf } from './failure.ts'
@@ -31,7 +32,7 @@ export interface CallsDeps extends ServeDeps {
 export function createCalls(deps: CallsDeps) {
   const { channels, ledger, prices, options, sender, refusals, log, clock, stamp, turns, limits } = deps
   const { reportOf, settle, whole, stream } = createServe(deps)
-  const live = new Set<LiveCall>()
+  const live = createBag<LiveCall>()
   let onIdle: (() => void) | undefined
 
   const now = () => ({ wallMs: clock.now(), monotonicMs: clock.monotonic() })
@@ -312,7 +313,7 @@ export function createCalls(deps: CallsDeps) {
           onIdle = resolve
         })
         await Promise.race([idle, Bun.sleep(Math.max(deadlineMs, 0))])
-        for (const call of [...live]) call.abort('shutting-down')
+        live.each((call) => call.abort('shutting-down'))
         if (live.size > 0) await Promise.race([idle, Bun.sleep(ABORT_MS)])
       }
       await refusals.flush()

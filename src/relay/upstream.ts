@@ -74,6 +74,7 @@ export function createSender({
 class Sent implements Exchange, Watched {
   readonly call: HttpCall
   answer!: HttpAnswer
+  place = -1
   dueAtMs = 0
   isTouched = false
   readonly #idleMs: number

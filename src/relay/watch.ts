@@ -2,9 +2,10 @@
  * Deadlines of everything that is under way, looked at by one timer: thousands of streams move their deadline with every
  * chunk, which is one store here and would be a timer, or at least a look at the clock, otherwise. The timer runs only while something is watched.
  */
+import { createBag, type Member } from '../lib/bag.ts'
 import type { Clock } from '../lib/clock.ts'
 
-export interface Watched {
+export interface Watched extends Member {
   /** Monotonic milliseconds; Infinity for never. May be moved at any time. */
   dueAtMs: number
   /** Set when something happened, which is all that a chunk costs; noticed at the next look, before the deadline. */
@@ -22,18 +23,18 @@ export interface Watch {
 
 /** @param everyMs how late a deadline may be noticed */
 export function createWatch(clock: Clock, everyMs: number): Watch {
-  const all = new Set<Watched>()
+  const all = createBag<Watched>()
   let timer: ReturnType<typeof setInterval> | undefined
 
   const look = () => {
     const now = clock.monotonic()
-    for (const watched of all) {
+    all.each((watched) => {
       if (watched.isTouched) {
         watched.isTouched = false
         watched.touched(now)
       }
       if (watched.dueAtMs <= now) watched.due(now)
-    }
+    })
   }
   return {
     add(watched) {

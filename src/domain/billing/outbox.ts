@@ -249,7 +249,7 @@ function createOutbox(
   let isHeld = false
   let onCommitted: () => void = () => {}
   /** The last charges of the current instance, without a gap. */
-  let recent: JournalledEntry[] = []
+  const recent: JournalledEntry[] = []
   let recentChars = 0
 
   const remember = (instance: Tenure, firstId: number, entries: readonly Entry[]): void => {
@@ -264,7 +264,8 @@ function createOutbox(
   }
   const dropRecent = (count: number): void => {
     for (let i = 0; i < count && i < recent.length; i++) recentChars -= recent[i]!.chars
-    recent = recent.slice(count)
+    // In place: an array that was left behind would keep them all, once it is old.
+    recent.splice(0, count)
   }
 
   const transaction = (work: () => void): void => {
