@@ -141,6 +141,7 @@ for (const [protocol, name, text] of recordings()) {
     test(`the recorded answer ${name} keeps its text and its counts`, () => {
       const raw = JSON.parse(text) as Json
       const response = codecs[protocol].decodeResponse(raw)
+      expect(codecs[protocol].usageOf(raw)).toEqual(response.usage!)
       const expected =
         protocol === 'claude'
           ? list(raw['content']).map(claudeText)

@@ -212,3 +212,17 @@ test('usage of Moonshot stands in the choice', () => {
     outputTokens: 2,
   })
 })
+
+test('usage is read by itself, also of an answer that is no answer', () => {
+  const { usageOf: ofChat } = codecs['openai-chat']
+  expect(ofChat({ usage: { prompt_tokens: 3, completion_tokens: 2 } })).toMatchObject({
+    inputTokens: 3,
+    outputTokens: 2,
+  })
+  const choices = [null, 'x', { usage: 7 }, { usage: { prompt_tokens: 3 } }, { usage: { prompt_tokens: 9 } }]
+  expect(ofChat({ usage: null, choices })).toMatchObject({ inputTokens: 3, outputTokens: 0 })
+  expect(codecs.claude.usageOf({ usage: { input_tokens: 3, output_tokens: 2 } })).toMatchObject({ inputTokens: 3 })
+  for (const { usageOf } of Object.values(codecs))
+    for (const value of [undefined, null, 'x', [], {}, { usage: [] }, { usage: {} }, { usage: null, choices: 'x' }])
+      expect(usageOf(value)).toBeUndefined()
+})

@@ -199,7 +199,7 @@ function headOf(target: Target, { path, login }: UrlParts, { headers, body }: Ht
   return `${head}content-length: ${typeof body === 'string' ? Buffer.byteLength(body) : body.length}\r\n\r\n`
 }
 
-const FIELD_NAME = /^[\w!#$%&'*+.^`|~-]+$/
+const FIELD_NAME = /^[a-z\d!#$%&'*+.^_`|~-]+$/
 const FIELD_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/
 /** Fields that say how the bytes are put on the wire. */
 const OURS = new Set(['content-length', 'transfer-encoding', 'connection', 'keep-alive', 'upgrade', 'expect', 'te'])

@@ -124,6 +124,35 @@ for (const engine of ENGINES)
       await world.close()
     })
 
+    test('log rows wait for others when there are some already; a few, and many, do not', async () => {
+      const world = await createWorld(engine)
+      const payer = await world.payer({ wallet: 100_000_000 })
+      const channel = await world.channel()
+      const ledger = await world.ledger()
+      const { logs } = world.db.tables
+      const call = async (): Promise<void> => {
+        const hold = await ledger.hold(payer, 100)
+        await hold.settle({ quota: 50, record: world.record(payer, channel) })
+      }
+      const calls = (count: number): Promise<unknown> => Promise.all(Array.from({ length: count }, call))
+      const isCharged = (total: number) =>
+        eventually('all are charged', async () => (await world.readUser(payer.userId)).requestCount === total)
+      const areLogged = (total: number) =>
+        eventually('all are logged', async () => (await world.db.$count(logs)) === total)
+      await calls(50)
+      await areLogged(50)
+      // The second pass begins half a second after the first, and waits for more from then on.
+      await calls(500)
+      await isCharged(550)
+      expect(await world.db.$count(logs)).toBe(50)
+      await areLogged(550)
+      await calls(2_500)
+      await areLogged(3_050)
+      await isCharged(3_050)
+      await world.drainAll()
+      await world.close()
+    })
+
     test('a key is shown as exhausted when all of it is spent, and enabled again by what credits it; 2 stays 2', async () => {
       const world = await createWorld(engine)
       const payer = await world.payer({ wallet: 100_000, key: 100 })

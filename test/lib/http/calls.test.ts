@@ -99,6 +99,27 @@ describe('the request', () => {
       client.close()
     }))
 
+  test('fields may be a map: trimmed, and none that could be read as another', () =>
+    withServer(answersOk, async (server) => {
+      const client = openClient()
+      await whole(client.post(server.url, { headers: new Map([['x-name', ' caf\u00e9\t']]), body: 'ab' }))
+      expect(server.last().fields['x-name']).toBe('caf\xe9')
+      const bad: readonly (readonly [string, string])[] = [
+        ...['\u010d\u010ax-evil: 1', '\u560a\u560d', 'a\r\nx-evil: 1', 'a\nb', 'a\0b', 'a\rb', 'a\x7f'].map(
+          (value) => ['x-name', value] as const,
+        ),
+        ...['', 'a b', 'a:', 'a\r\nx-evil', 'X-Name', 'Content-Length', 'n\u00e4me'].map(
+          (name) => [name, '1'] as const,
+        ),
+      ]
+      for (const field of bad)
+        await expect(client.post(server.url, { headers: new Map([field]) }).answer).rejects.toMatchObject({
+          code: 'HTTP_BAD_FIELD',
+        })
+      expect(server.last().fields['x-name']).toBe('caf\xe9')
+      client.close()
+    }))
+
   const URLS: Readonly<Record<string, string>> = {
     '': '/',
     '/': '/',
