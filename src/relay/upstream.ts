@@ -218,10 +218,12 @@ export function asSendError(reason: AbortReason | undefined, cause: unknown): Ga
  */
 export async function readAnswer(exchange: Exchange, maxBytes: number): Promise<Uint8Array<ArrayBuffer>> {
   try {
+    const { answer } = exchange
     const parts: Uint8Array<ArrayBuffer>[] = []
     let size = 0
     for (;;) {
-      const { done, value } = await exchange.answer.read()
+      const now = answer.readNow?.()
+      const { done, value } = now ? { done: now.length === 0, value: now } : await answer.read()
       if (done) return parts.length === 1 ? parts[0]! : concat(parts)
       exchange.waiting(true)
       parts.push(value)

@@ -21,6 +21,8 @@ export interface HttpAnswer {
   readonly fields: Fields
   /** The next bytes of the body. One read at a time. */
   read(): Promise<ReadResult>
+  /** What is left of the body, if all of it is here already, as small answers are; nothing is to be read then. */
+  readNow?(): Uint8Array<ArrayBuffer> | undefined
 }
 export type ReadResult =
   | { readonly done: false; readonly value: Uint8Array<ArrayBuffer> }
@@ -125,6 +127,11 @@ export class Call implements HttpCall, HttpAnswer {
     if (this.isOver) return DONE
     this.#reader = Promise.withResolvers()
     return this.#reader.promise
+  }
+  readNow(): Uint8Array<ArrayBuffer> | undefined {
+    if (!this.isOver || this.error) return undefined
+    const pieces = this.#pieces.splice(0)
+    return pieces.length === 1 ? pieces[0]! : concat(pieces)
   }
 }
 

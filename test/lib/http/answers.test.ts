@@ -267,6 +267,44 @@ test('a body until the end that is torn off is not taken for whole', async () =>
   torn.stop()
 })
 
+test('a body may be had without a wait once it is here, and only then', async () => {
+  const client = openClient()
+  const ok = await openWireServer({
+    answer: async (socket, { line }) => {
+      if (line.includes('/at-once'))
+        return socket.write(`${head('HTTP/1.1 200 OK', CHUNKED)}1\r\no\r\n1\r\nk\r\n0\r\n\r\n`)
+      socket.write(`${head('HTTP/1.1 200 OK', 'Content-Length: 4')}o`)
+      await Bun.sleep(50)
+      socket.write('k')
+      await Bun.sleep(50)
+      return line.includes('/cut') ? socket.destroy() : socket.write('ok')
+    },
+  })
+  const textOf = (bytes: Uint8Array | undefined): string | undefined => bytes && Buffer.from(bytes).toString()
+  try {
+    const whole = await client.post(`${ok.url}/at-once`).answer
+    expect(textOf(whole.readNow!())).toBe('ok')
+    expect(textOf(whole.readNow!())).toBe('')
+    expect(await whole.read()).toEqual({ done: true, value: undefined })
+
+    const slow = await client.post(`${ok.url}/slow`).answer
+    expect(slow.readNow!()).toBeUndefined()
+    expect(textOf((await slow.read()).value)).toBe('o')
+    expect(textOf((await slow.read()).value)).toBe('k')
+    await eventually('the rest is here', () => slow.readNow!() !== undefined)
+
+    const cut = await client.post(`${ok.url}/cut`).answer
+    expect(textOf((await cut.read()).value)).toBe('o')
+    await Bun.sleep(200)
+    expect(cut.readNow!()).toBeUndefined()
+    expect(textOf((await cut.read()).value)).toBe('k')
+    await expect(cut.read()).rejects.toThrow()
+  } finally {
+    client.close()
+    ok.stop()
+  }
+})
+
 describe('bounds', () => {
   const long = (bytes: number): string =>
     `HTTP/1.1 200 OK\r\nX-Long: ${'x'.repeat(bytes)}\r\nContent-Length: 2\r\n\r\nok`
