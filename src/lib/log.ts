@@ -61,15 +61,16 @@ export function createLog(options: {
       setTimeout(flush, GATHER_MS)
     }
   }
+  /** @param base as they are written */
   const bind = (base: LogFields): Log => ({
     debug: (msg, fields) => put('debug', msg, base, fields),
     info: (msg, fields) => put('info', msg, base, fields),
     warn: (msg, fields) => put('warn', msg, base, fields),
     error: (msg, fields) => put('error', msg, base, fields),
-    child: (fields) => bind({ ...base, ...fields }),
+    child: (fields) => bind(withFields({ ...base }, fields)),
   })
   return {
-    ...bind(options.fields ?? {}),
+    ...bind(withFields({}, options.fields ?? {})),
     async close() {
       flush()
       await Promise.all(sinks.map((sink) => sink.close()))
@@ -99,14 +100,15 @@ function formatLine(
 ): string {
   const line: LogFields = { time: new Date(atMs).toISOString(), level, msg: redactText(msg) }
   try {
-    addFields(line, base)
-    if (fields) addFields(line, fields)
+    for (const name in base) line[name] = base[name]
+    if (fields) withFields(line, fields)
     return JSON.stringify(line)
   } catch (error) {
     return JSON.stringify({ time: line['time'], level, msg: redactText(msg), unwritable: String(error) })
   }
 }
 
-function addFields(line: LogFields, fields: LogFields): void {
+function withFields(line: LogFields, fields: LogFields): LogFields {
   for (const name in fields) line[name] = redactValue(fields[name], name, 1)
+  return line
 }
