@@ -155,8 +155,8 @@ export function createLedger(options: LedgerOptions): Ledger {
     const marked = outboxes.all().map((outbox) => ({ outbox, tenures: outbox.tenures() }))
     if (!marked.some(({ outbox }) => outbox.isUnsettled())) return true
     if (!(await db.sync()) || (logDb !== db && !(await logDb.sync()))) return false
-    const open = new Set(outboxes.all())
-    for (const { outbox, tenures } of marked) if (open.has(outbox)) outbox.settle(tenures, clock.now())
+    for (const { outbox, tenures } of marked)
+      while (outboxes.all().includes(outbox) && outbox.settle(tenures, clock.now())) await new Promise(setImmediate)
     return true
   }
   const allotments = createAllotments({

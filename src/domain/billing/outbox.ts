@@ -425,21 +425,27 @@ function createOutbox(
      * Writes the marks down: only of what survives a power cut in the databases. Charges that both have leave, unless they
      * are kept; then it is noted since when they were there.
      * @param marked the marks as they were before the databases were synced: `tenures()` of then
+     * @returns whether more charges are to leave: by the next call, so that those who wait for the file have their turn
      * @throws SQLiteError; it is tried again by the next call
      */
-    settle(marked: readonly Tenure[], atMs: number): void {
+    settle(marked: readonly Tenure[], atMs: number): boolean {
       const some = marked.filter(({ instanceId, main, log }) => {
         const now = find(instanceId)
         // A database that has gone back meanwhile is no longer where it was.
         return unsettled.has(instanceId) && now && now.main.seq >= main.seq && now.log.seq >= log.seq
       })
-      if (some.length === 0) return
+      if (some.length === 0) return false
+      const unfinished = new Set<string>()
       transaction(() => {
-        for (const { instanceId, base, main, log } of some) {
+        for (const tenure of some) {
+          const { instanceId, base, main, log } = tenure
           writeMarks.run(main.seq, main.last, log.seq, log.last, instanceId)
           const both = Math.min(main.seq, log.seq)
-          if (!isKept) removeCharges.run(base, base + both)
-          else {
+          if (!isKept) {
+            const upTo = Math.min(both, firstKept(tenure) + REMOVE_AT_ONCE - 1)
+            removeCharges.run(base, base + upTo)
+            if (upTo < both) unfinished.add(instanceId)
+          } else {
             unnoteAfter.run(instanceId, both)
             if (both > 0) noteApplied.run(instanceId, both, atMs)
           }
@@ -447,8 +453,10 @@ function createOutbox(
       })
       for (const { instanceId, main, log } of some) {
         const now = find(instanceId)
-        if (now?.main.seq === main.seq && now.log.seq === log.seq) unsettled.delete(instanceId)
+        const isSettled = now?.main.seq === main.seq && now.log.seq === log.seq && !unfinished.has(instanceId)
+        if (isSettled) unsettled.delete(instanceId)
       }
+      return unfinished.size > 0
     },
     /** Number of the last charge that both databases have had since `atMs`, as far as is noted; 0: of none is it known. */
     appliedBy: (instanceId: string, atMs: number): number => selectApplied.get(instanceId, atMs)?.seq ?? 0,

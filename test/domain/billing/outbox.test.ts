@@ -175,6 +175,27 @@ test('every instance counts from 1, and one without charges stays without', asyn
   again.close()
 })
 
+test('many charges leave in several steps; a file that is closed in between forgets none of its marks', async () => {
+  const at = path()
+  let outbox = open(at)
+  outbox.begin('a')
+  await Promise.all(Array.from({ length: 1_200 }, (_, n) => outbox.append(entry(String(n + 1)))))
+  for (const part of ['main', 'log'] as const) outbox.mark('a', part, { seq: 1_100, last: 'r1100' })
+  const left = (): number => outbox.read('a', outbox.firstKept('a') - 1, 2_000).length
+  expect(outbox.settle(outbox.tenures(), 0)).toBe(true)
+  expect([left(), outbox.isUnsettled()]).toEqual([700, true])
+  expect(outbox.settle(outbox.tenures(), 0)).toBe(true)
+  expect([left(), outbox.isUnsettled()]).toEqual([200, true])
+  outbox.close()
+  outbox = open(at)
+  expect(outbox.tenures()).toMatchObject([{ main: { seq: 1_100 }, log: { seq: 1_100 } }])
+  expect(outbox.lastSeq('a')).toBe(1_200)
+  for (const part of ['main', 'log'] as const) outbox.mark('a', part, { seq: 1_200, last: 'r1200' })
+  expect(outbox.settle(outbox.tenures(), 0)).toBe(false)
+  expect([left(), outbox.isUnsettled()]).toEqual([0, false])
+  outbox.close()
+})
+
 test('a charge leaves when both databases have it, and numbers go on after it', async () => {
   const at = path()
   let outbox = open(at)
