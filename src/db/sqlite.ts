@@ -238,7 +238,7 @@ function openConnection(path: string, busyTimeoutMs: number, isReader: boolean):
       return (at) => {
         const end = Math.min(at + ROWS_AT_ONCE, insert.rows.length)
         const values: unknown[] = []
-        for (let row = at; row < end; row++) for (const value of insert.rows[row]!) values.push(value)
+        for (let index = at; index < end; index++) for (const value of insert.rows[index]!) values.push(value)
         return run(end - at === ROWS_AT_ONCE ? full : textOf(end - at), values, 'write')
       }
     },

@@ -3,22 +3,23 @@
  * new table every few dozen changes, and a table that has become old keeps its members, and all tables after it, until the
  * collector looks at the whole heap. So each call outlived itself; here nothing of who left stays.
  */
-export interface Member {
+
+export interface Placed {
   /** Where it is in its bag; the bag's to write. At first -1. */
   place: number
 }
 
-export interface Bag<T extends Member> {
+export interface Bag<T extends Placed> {
   /** One that is in it stays. */
   add(member: T): void
   /** @returns whether it was in it */
   delete(member: T): boolean
-  /** Members may leave meanwhile, and those that come are left out. One may be met again when another leaves. */
+  /** Members may come and leave meanwhile: who stays is met, once or more, and who comes perhaps. */
   each(call: (member: T) => void): void
   readonly size: number
 }
 
-export function createBag<T extends Member>(): Bag<T> {
+export function createBag<T extends Placed>(): Bag<T> {
   const members: T[] = []
   return {
     add(member) {

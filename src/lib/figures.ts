@@ -138,7 +138,7 @@ const JOINS: Readonly<Record<Join, (a: number, b: number) => number>> = {
 /** One cell per combination of label values. */
 function createCells<Cell>(labels: readonly string[], create: () => Cell) {
   const cells = new Map<string, { readonly labelText: string; readonly cell: Cell }>()
-  /** What was counted last comes again more often than not. */
+  /** Of most figures what was counted last comes again. */
   let last: { readonly values: readonly string[]; readonly cell: Cell } | undefined
 
   const find = (values: readonly string[]): Cell => {

@@ -10,6 +10,12 @@ export function bearerOf(headers: Headers): string {
   return /^bearer(\s|$)/i.test(value) ? value.slice(6).trim() : value
 }
 
+/**
+ * A field's value without the blanks at its ends. Each letter is a byte: `trim` would also take the last byte of some
+ * characters of UTF-8 for a blank.
+ */
+export const trimField = (value: string): string => value.replace(/^[\t\n\r ]+|[\t\n\r ]+$/g, '')
+
 /** The better liked of our two languages in an `Accept-Language` header; English when it names neither. */
 export function preferredLanguage(acceptLanguage: string | null): Language {
   let best: Language = 'en'

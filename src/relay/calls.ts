@@ -79,7 +79,7 @@ export function createCalls(deps: CallsDeps) {
       checkModel(call)
       const routes = routesOf(call, trace)
       const price = priceIn(routes[0]!.group, call)
-      const hold = await ledger.hold(call.caller, isFree(call) ? 0 : estimate(price, call), client.signal)
+      const hold = await ledger.hold(call.caller.payer, isFree(call) ? 0 : estimate(price, call), client.signal)
       purse = { price, hold, group: routes[0]!.group }
       const onStreamed = (): void => leave(running)
       const response = await attempts({ call, trace, purse, running, onStreamed, routes })

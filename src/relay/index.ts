@@ -327,7 +327,7 @@ const testCaller = (
   groups: groups.slice(0, 1),
   isAuto: false,
   crossGroupRetry: false,
-  isUnlimitedKey: true,
+  payer: { userId: user.id, apiKeyId: 0, isUnlimitedKey: true },
   modelLimits: undefined,
   acceptsUnpriced: true,
   recordsIp: false,

@@ -1,13 +1,13 @@
 /** Who may end a call that is under way: its client, or a stop of the node. Knows where their word goes at each stage. */
 
 import type { Outcome } from '../domain/limits/index.ts'
-import type { Member } from '../lib/bag.ts'
+import type { Placed } from '../lib/bag.ts'
 import type { Log } from '../lib/log.ts'
 import type { Pump } from './pump.ts'
 import type { AbortReason } from './upstream.ts'
 
 /** A call under way, as a stop of the node sees it. */
-export interface LiveCall extends Member {
+export interface LiveCall extends Placed {
   abort(reason: AbortReason): void
 }
 

@@ -12,6 +12,7 @@ export interface Reading {
   countable(json: unknown): Countable
   /** Text and usage of a complete answer. */
   decodeResponse(json: unknown): ChatResponse
+  /** The usage by itself: all that is asked of an answer that is forwarded. */
   usageOf(json: unknown): Usage | undefined
   streamDecoder(): StreamDecoder
 }

@@ -2,10 +2,10 @@
  * Sends one request upstream and reads the answer, with its time-outs: of the connection, until the headers, of silence, and
  * of the whole call. Whoever ends the call (client, time-out, stop of the node) aborts it here, and the reason is kept.
  */
-import { GatewayError } from '../errors.ts'
+import { asGatewayError, GatewayError } from '../errors.ts'
 import { concat } from '../lib/bytes.ts'
 import type { Clock } from '../lib/clock.ts'
-import type { HttpAnswer, HttpCall, HttpClient, HttpRequest } from '../lib/http/client.ts'
+import { type HttpAnswer, type HttpCall, type HttpClient, HttpError, type HttpRequest } from '../lib/http/client.ts'
 import { CONTENT_CODINGS } from './read.ts'
 import type { Watch, Watched } from './watch.ts'
 
@@ -207,6 +207,8 @@ export function asSendError(reason: AbortReason | undefined, cause: unknown): Ga
     case 'shutting-down':
       return new GatewayError('shutting_down', { cause, retryAfterSec: 1 })
     default:
+      // Not the upstream's fault: it is a key, or a setting, that no header can hold.
+      if (cause instanceof HttpError && cause.code === 'HTTP_BAD_FIELD') return asGatewayError(cause)
       return new GatewayError('do_request_failed', { cause, detail: (cause as { code?: unknown } | undefined)?.code })
   }
 }

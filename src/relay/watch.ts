@@ -2,10 +2,10 @@
  * Deadlines of everything that is under way, looked at by one timer: thousands of streams move their deadline with every
  * chunk, which is one store here and would be a timer, or at least a look at the clock, otherwise. The timer runs only while something is watched.
  */
-import { createBag, type Member } from '../lib/bag.ts'
+import { createBag, type Placed } from '../lib/bag.ts'
 import type { Clock } from '../lib/clock.ts'
 
-export interface Watched extends Member {
+export interface Watched extends Placed {
   /** Monotonic milliseconds; Infinity for never. May be moved at any time. */
   dueAtMs: number
   /** Set when something happened, which is all that a chunk costs; noticed at the next look, before the deadline. */

@@ -1,15 +1,15 @@
 import { expect, test } from 'bun:test'
-import { createBag, type Member } from '../../src/lib/bag.ts'
+import { createBag, type Placed } from '../../src/lib/bag.ts'
 
 const named = (name: string) => ({ name, place: -1 })
-const namesIn = (bag: { each(call: (member: Member & { name: string }) => void): void }): string[] => {
+const namesIn = (bag: { each(call: (member: Placed & { name: string }) => void): void }): string[] => {
   const names: string[] = []
   bag.each(({ name }) => names.push(name))
   return names.sort()
 }
 
 test('members come and go in any order', () => {
-  const bag = createBag<Member & { name: string }>()
+  const bag = createBag<Placed & { name: string }>()
   const [a, b, c, d] = ['a', 'b', 'c', 'd'].map(named)
   for (const each of [a!, b!, c!, d!]) bag.add(each)
   bag.add(b!)
@@ -28,8 +28,8 @@ test('members come and go in any order', () => {
 })
 
 test('it agrees with a set, whatever comes', () => {
-  const bag = createBag<Member & { name: string }>()
-  const set = new Set<Member & { name: string }>()
+  const bag = createBag<Placed & { name: string }>()
+  const set = new Set<Placed & { name: string }>()
   const all = Array.from({ length: 40 }, (_, n) => named(`m${n}`))
   let seed = 7
   const random = (below: number): number => {
@@ -48,7 +48,7 @@ test('it agrees with a set, whatever comes', () => {
 })
 
 test('who leaves while all are met keeps nobody from being met', () => {
-  const bag = createBag<Member & { name: string }>()
+  const bag = createBag<Placed & { name: string }>()
   const all = ['a', 'b', 'c', 'd', 'e'].map(named)
   for (const each of all) bag.add(each)
   const met = new Set<string>()
@@ -62,7 +62,7 @@ test('who leaves while all are met keeps nobody from being met', () => {
 })
 
 test('who comes while all are met is left for the next time', () => {
-  const bag = createBag<Member & { name: string }>()
+  const bag = createBag<Placed & { name: string }>()
   bag.add(named('first'))
   bag.each(({ name }) => name === 'first' && bag.add(named('later')))
   expect(namesIn(bag)).toEqual(['first', 'later'])

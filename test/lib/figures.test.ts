@@ -12,9 +12,14 @@ describe('figures', () => {
     by.add(['x', 'y'], 1)
     by.add(['x', 'y'], 3)
     by.add(['x', ''], 1)
+    for (let turn = 0; turn < 3; turn++) {
+      by.add(['one', 'and'], 1)
+      by.add(['and', 'one'], 2)
+    }
     const text = writeFigures([[plain.tell(), by.tell()]])
     expect(text).toContain('plain_total 2\n')
     expect(text).toContain('by_total{a="x",b="y"} 4\nby_total{a="x",b=""} 1\n')
+    expect(text).toContain('by_total{a="one",b="and"} 3\nby_total{a="and",b="one"} 6\n')
   })
 
   test('whatever a label holds, it stays within its quotes', () => {

@@ -378,7 +378,7 @@ describe('the registry', () => {
         isThinkingSwitch,
         thinkingShare: 0.5,
         plainThinkingNames: [],
-        headers: { m: { 'anthropic-beta': ['x', 'y'] } },
+        headers: { m: { 'Anthropic-Beta': ['x', 'y'] } },
       }),
     })
     const anthropic = find(14)
@@ -386,10 +386,14 @@ describe('the registry', () => {
     expect(anthropic?.needsPatch?.(call)).toBe(false)
     isThinkingSwitch = true
     expect(anthropic?.needsPatch?.(call)).toBe(true)
-    const headers = new Headers()
+    const headers = new Map<string, string>()
     const clientHeaders = new Headers({ 'anthropic-beta': 'y, z' })
     await anthropic?.auth(headers, { key: 'k' } as UpstreamChannel, { model: 'm', clientHeaders } as UpstreamCall)
-    expect(headers.get('anthropic-beta')).toBe('y,z,x')
+    expect(Object.fromEntries(headers)).toEqual({
+      'x-api-key': 'k',
+      'anthropic-version': '2023-06-01',
+      'anthropic-beta': 'y,z,x',
+    })
   })
 })
 

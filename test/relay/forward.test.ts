@@ -1,6 +1,6 @@
 /** What is carried between equals is carried to the byte, and only what must change is changed. */
 import { afterAll, beforeAll, describe, expect, test } from 'bun:test'
-import { ask, CHAT, MESSAGES, openRelayWorld, PROVIDER, type RelayWorld } from './world.ts'
+import { adminInfo, ask, CHAT, MESSAGES, openRelayWorld, PROVIDER, type RelayWorld } from './world.ts'
 
 let world: RelayWorld
 beforeAll(async () => {
@@ -123,6 +123,22 @@ describe('requests', () => {
     for (const name of ['cookie', 'x-forwarded-for', 'x-real-ip', 'x-odd']) expect(headers).not.toHaveProperty(name)
     expect(JSON.stringify(headers)).not.toContain(world.app.key.key.slice(3))
     expect(headers['x-client-request-id']).toBe(reply.headers.get('x-oneapi-request-id')!)
+  })
+
+  test('whatever bytes a client may put into a header go on as they came, and are no channel’s fault', async () => {
+    const { model, channel } = await world.model({ type: PROVIDER.anthropic, fields: { priority: 10 } })
+    await world.channel({ model, type: PROVIDER.anthropic, sentAs: `second of ${model}` })
+    // The last byte of `Voilà` in UTF-8 is a blank of Latin-1; what DEL is worth the upstream says.
+    for (const beta of ['Voil\u00c3\u00a0', 'a\x7fb']) {
+      for (let n = 0; n < 10; n++) {
+        const reply = await world.post(MESSAGES, ask(model), { headers: { 'anthropic-beta': beta } })
+        expect([reply.status, world.upstream.last().headers['anthropic-beta']]).toEqual([200, beta])
+        await reply.text()
+      }
+    }
+    const after = await world.post(MESSAGES, ask(model))
+    await after.text()
+    expect(adminInfo(await world.row(after)).use_channel).toEqual([String(channel)])
   })
 
   test('a packed body goes on unpacked', async () => {

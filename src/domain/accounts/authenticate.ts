@@ -30,7 +30,8 @@ export interface Caller {
   readonly groups: readonly string[]
   readonly isAuto: boolean
   readonly crossGroupRetry: boolean
-  readonly isUnlimitedKey: boolean
+  /** The same object for each call of the key. */
+  readonly payer: { readonly userId: number; readonly apiKeyId: number; readonly isUnlimitedKey: boolean }
   /** Normalised model names; undefined: any. */
   readonly modelLimits: ReadonlySet<string> | undefined
   readonly acceptsUnpriced: boolean
@@ -56,7 +57,7 @@ export interface AuthenticatorDeps {
 }
 
 /** Who calls with a key, from any address, as the options of the moment have it. */
-interface Rights {
+interface Known {
   /** The options it was worked out with. */
   readonly state: unknown
   readonly caller: Caller
@@ -84,7 +85,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   const secret = randomBytes(32)
   const entries = new Map<string, Entry>()
   const loads = new Map<string, { readonly generation: number; readonly owner: Promise<KeyOwner | undefined> }>()
-  const rightsOf = new WeakMap<KeyOwner, Rights>()
+  const callers = new WeakMap<KeyOwner, Known>()
   let generation = 0
   /** The generation of the entries that have in them all that the versions in `seen` tell of. */
   let held = 0
@@ -232,7 +233,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
   /** The same object for each call of a key, until the key or the options change. */
   const callerOf = (owner: KeyOwner): Caller => {
     const state = options.state()
-    const known = rightsOf.get(owner)
+    const known = callers.get(owner)
     if (known?.state === state) return known.caller
     const caller: Caller = {
       userId: owner.userId,
@@ -245,7 +246,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
       groups: resolveGroups(options, owner),
       isAuto: owner.tokenGroup === 'auto',
       crossGroupRetry: owner.crossGroupRetry,
-      isUnlimitedKey: owner.isUnlimited,
+      payer: { userId: owner.userId, apiKeyId: owner.apiKeyId, isUnlimitedKey: owner.isUnlimited },
       modelLimits: owner.modelLimits,
       acceptsUnpriced: owner.acceptsUnpriced,
       recordsIp: owner.recordsIp,
@@ -253,7 +254,7 @@ export function createAuthenticator(deps: AuthenticatorDeps) {
       limits: limitsOf(options, owner),
       ip: '',
     }
-    rightsOf.set(owner, { state, caller })
+    callers.set(owner, { state, caller })
     return caller
   }
 

@@ -112,6 +112,7 @@ export function encodeCharge(charge: {
   const details = jsonOf(record.other)
   const other = details.length <= MAX_OTHER_CHARS ? details : JSON.stringify({ omitted_chars: details.length })
   memo.other = other
+  // Now it has all that a charge has.
   return { body, other, quota, memo: memo as Charge }
 }
 

@@ -39,6 +39,8 @@ const FEW_ROWS = 100
 const MANY_ROWS = BATCH.charges / 2
 /** A database that is far away is left alone for as long as a flush takes: its rows are locked meanwhile, and others need them. */
 const GATHER_MAX_MS = 3_000
+/** Charges, with each batch that was taken in time: from three quarters to all in a hundred. */
+const MOST_GROWS_BY = 10
 /** An unknown outcome is looked at again this soon. */
 const LOOK_AGAIN_MS = 25
 const BACKOFF_MS = 100
@@ -100,6 +102,8 @@ export function createFlush(deps: {
   const level: Record<Part, number> = { main: 0, log: 0 }
   /** Charges per batch: halved when a database takes too long for so many, and slowly more again. */
   const size: Record<Part, number> = { main: BATCH.charges, log: BATCH.charges }
+  /** What it may come to again: below what was too much, and only slowly beyond, for each time costs an error and a wait. */
+  const most: Record<Part, number> = { ...size }
   let quarantined = 0
 
   const applyOnce = async (part: Part, batch: Batch, at: number, refusal?: Refusal): Promise<Applied> => {
@@ -123,7 +127,10 @@ export function createFlush(deps: {
       try {
         answer = await applyOnce(part, batch, at, refusal)
       } catch (error) {
-        if (clock.monotonic() - startMs >= APPLY_DEADLINE_MS) size[part] = Math.max(1, batch.charges.length >> 1)
+        if (clock.monotonic() - startMs >= APPLY_DEADLINE_MS) {
+          size[part] = Math.max(1, batch.charges.length >> 1)
+          most[part] = Math.max(1, Math.ceil((batch.charges.length * 3) / 4))
+        }
         if (part === 'main' && error instanceof DbError && error.kind === 'unknown-outcome')
           events.unknown(
             batch.instanceId,
@@ -136,7 +143,8 @@ export function createFlush(deps: {
         for (const account of answer.saturated)
           log.error('a balance or a counter is at its limit: what is beyond it is lost', { account })
         outbox.mark(batch.instanceId, part, batch.to)
-        size[part] = Math.min(BATCH.charges, size[part] + Math.ceil(size[part] / 4))
+        most[part] = Math.min(BATCH.charges, most[part] + MOST_GROWS_BY)
+        size[part] = Math.min(most[part], size[part] + Math.ceil(size[part] / 4))
         return true
       }
       await reconcile(part, outbox, batch.instanceId, answer.at)

@@ -161,7 +161,7 @@ export function createHolds(deps: {
   }
 
   return {
-    /** @param estimate quota units; 0 or less needs nothing. @throws GatewayError as `Ledger.hold` */
+    /** @param estimate quota units; 0 or less needs nothing. @throws GatewayError as `Ledger.hold`, at once or by its promise */
     open(payer: Payer, estimate: number, signal?: AbortSignal): Hold | Promise<Hold> {
       if (signal?.aborted) throw new GatewayError('client_closed_request')
       const keys = funding(payer)

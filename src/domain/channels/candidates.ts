@@ -294,9 +294,7 @@ const providersOf = (tiers: readonly Tier[]): ReadonlySet<Provider> => {
 
 /** Those that can do what is asked. A tier of which none can stays as an empty one: attempts count tiers. */
 const narrowed = (all: Resolved, { name, isOffered }: NonNullable<CandidatesQuery['operation']>): Resolved => {
-  let isOfferedByAll = true
-  for (const provider of all.providers) if (!isOffered(provider)) isOfferedByAll = false
-  if (isOfferedByAll) return all
+  if (isOfferedByAll(all, isOffered)) return all
   const able = new Set<Provider>()
   for (const provider of all.providers) if (isOffered(provider)) able.add(provider)
   const key = [name, ...[...able].map(({ id }) => id)].join(' ')
@@ -313,6 +311,11 @@ const narrowed = (all: Resolved, { name, isOffered }: NonNullable<CandidatesQuer
   const fresh: Resolved = { tiers, providers: able, leftOut, offering: new Map() }
   all.offering.set(key, fresh)
   return fresh
+}
+
+const isOfferedByAll = ({ providers }: Resolved, isOffered: (provider: Provider) => boolean): boolean => {
+  for (const provider of providers) if (!isOffered(provider)) return false
+  return true
 }
 
 const notOffered = (operation: string): string => `does not offer ${operation}`

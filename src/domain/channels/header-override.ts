@@ -3,6 +3,7 @@
  * edits, not headers, so that the operations of a parameter override can go on editing them.
  */
 import { GatewayError } from '../../errors.ts'
+import { trimField } from '../../lib/headers.ts'
 import { isRecord } from './channel.ts'
 
 /** Lower-case name → value to set, or null to remove. */
@@ -98,7 +99,7 @@ export const checkedName = (name: string): string => {
 /** Line ends and NUL would let a value break out of its header. */
 export const checkedValue = (value: string, name: string): string => {
   if (/[\r\n\0]/.test(value)) throw invalidHeaderOverride(`the value of ${name} has a line end`)
-  return value.trim()
+  return trimField(value)
 }
 
 const patternOf = (key: string): RegExp | undefined => {

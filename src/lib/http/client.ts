@@ -7,6 +7,7 @@
  * whether it was heard.
  */
 import type { Clock } from '../clock.ts'
+import { trimField } from '../headers.ts'
 import { HttpError } from './answer.ts'
 import { basicLogin } from './connect.ts'
 import {
@@ -186,7 +187,7 @@ function headOf(target: Target, { path, login }: UrlParts, { headers, body }: Ht
   let head = `POST ${isProxied ? `http://${target.hostField}${path}` : path} HTTP/1.1\r\n`
   let hasHost = false
   headers.forEach((text, name) => {
-    const value = text.trim()
+    const value = trimField(text)
     // One that breaks out of its line would be read as another.
     if (!FIELD_NAME.test(name) || !FIELD_VALUE.test(value)) throw new HttpError('HTTP_BAD_FIELD', `no field: ${name}`)
     if (name === 'host') hasHost = true
@@ -200,7 +201,7 @@ function headOf(target: Target, { path, login }: UrlParts, { headers, body }: Ht
 }
 
 const FIELD_NAME = /^[a-z\d!#$%&'*+.^_`|~-]+$/
-const FIELD_VALUE = /^[\t\x20-\x7e\x80-\xff]*$/
+const FIELD_VALUE = /^[\t\x20-\xff]*$/
 /** Fields that say how the bytes are put on the wire. */
 const OURS = new Set(['content-length', 'transfer-encoding', 'connection', 'keep-alive', 'upgrade', 'expect', 'te'])
 

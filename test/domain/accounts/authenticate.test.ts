@@ -149,7 +149,7 @@ for (const engine of ENGINES) {
         groups: ['default'],
         isAuto: false,
         crossGroupRetry: true,
-        isUnlimitedKey: false,
+        payer: { userId: made.userId, apiKeyId: made.id, isUnlimitedKey: false },
         modelLimits: new Set(['gpt-4o', 'claude-3']),
         acceptsUnpriced: true,
         recordsIp: true,
@@ -298,6 +298,29 @@ for (const engine of ENGINES) {
       expect((await authenticate(`sk-${user.key}`, () => IP)).forcedChannelId).toBeUndefined()
       expect((await authenticate(`sk-${admin.key}-7`, () => IP)).forcedChannelId).toBe(7)
       expect(await codeOf(authenticate(`sk-${admin.key}-x`, () => IP))).toBe('400 invalid_request')
+    })
+
+    test('calls of a key share their caller until the key or the options change; an address and a chosen channel are of one call', async () => {
+      const { authenticate } = authenticator()
+      const made = await newKey({}, { role: 10 })
+      const call = (more = '', ip = IP) => authenticate(`sk-${made.key}${more}`, () => ip)
+      const first = await call()
+      expect(await call()).toBe(first)
+      expect(await call('-7')).toEqual({ ...first, forcedChannelId: 7 })
+      expect(await call()).toBe(first)
+      expect(first).toMatchObject({ forcedChannelId: undefined, ip: '' })
+      await node.options.set({ GroupLimits: '{"default":{"rpm":5}}' })
+      const limited = await call()
+      expect([first.limits, limited.limits?.flat().map(({ limit }) => limit)]).toEqual([undefined, [5]])
+      await node.options.set({ GroupLimits: '{}' })
+      const { tokens, users } = db.tables
+      // Another funding: the ledger remembers the accounts of a caller.
+      await change('api-keys', (tx) => tx.update(tokens).set({ unlimitedQuota: false }).where(eq(tokens.id, made.id)))
+      expect([limited.payer.isUnlimitedKey, (await call()).payer.isUnlimitedKey]).toEqual([true, false])
+      const setting = '{"record_ip_log":true}'
+      await change('users', (tx) => tx.update(users).set({ setting }).where(eq(users.id, made.userId)))
+      expect((await call('', '203.0.113.6')).ip).toBe('203.0.113.6')
+      expect((await call('-7', '203.0.113.7')).ip).toBe('203.0.113.7')
     })
 
     test('a key that is known costs no read, and parallel first calls share one', async () => {

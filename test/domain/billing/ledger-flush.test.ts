@@ -124,7 +124,7 @@ for (const engine of ENGINES)
       await world.close()
     })
 
-    test('log rows wait for others when there are some already; a few, and many, do not', async () => {
+    test('log rows wait for others when there are some already, and all of them arrive', async () => {
       const world = await createWorld(engine)
       const payer = await world.payer({ wallet: 100_000_000 })
       const channel = await world.channel()

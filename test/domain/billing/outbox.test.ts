@@ -175,6 +175,24 @@ test('every instance counts from 1, and one without charges stays without', asyn
   again.close()
 })
 
+test('of a charge that is remembered there is what it was made of; it counts as its texts do, which the file has', async () => {
+  const at = path()
+  const outbox = open(at)
+  outbox.begin('a')
+  const text = (n: number): string => `${n}`.repeat(98)
+  await Promise.all([1, 2, 3].map((n) => outbox.append({ ...entry(text(n)), memo: { n } })))
+  expect(outbox.read('a', 0, 10).map(({ seq, memo, chars }) => [seq, memo, chars])).toEqual([
+    [1, { n: 1 }, 100],
+    [2, { n: 2 }, 100],
+    [3, { n: 3 }, 100],
+  ])
+  expect(outbox.read('a', 0, 10, 250).map(({ seq }) => seq)).toEqual([1, 2])
+  outbox.close()
+  const again = open(at)
+  expect(again.read('a', 0, 10, 250)).toEqual([1, 2].map((n) => ({ seq: n, ...entry(text(n)), chars: 100 })))
+  again.close()
+})
+
 test('many charges leave in several steps; a file that is closed in between forgets none of its marks', async () => {
   const at = path()
   let outbox = open(at)

@@ -1,4 +1,5 @@
 import { describe, expect, test } from 'bun:test'
+import { resolveHeaderOverride } from '../../../src/domain/channels/header-override.ts'
 import {
   applyParamOverride,
   type Overridden,
@@ -39,6 +40,13 @@ const thrownBy = (work: () => unknown): GatewayError => {
   }
   throw new Error('nothing was thrown')
 }
+
+test('what an operation does to headers is of its call alone', () => {
+  const headerEdits = resolveHeaderOverride(undefined, context())
+  const operation = { mode: 'set_header', path: 'X-Mine', value: '1' }
+  expect(headers(operation, { headerEdits })).toEqual({ 'x-mine': '1' })
+  expect([...resolveHeaderOverride(undefined, context())]).toEqual([])
+})
 
 describe('forms', () => {
   test('no override gives the very same body', () => {

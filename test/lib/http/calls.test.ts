@@ -102,10 +102,12 @@ describe('the request', () => {
   test('fields may be a map: trimmed, and none that could be read as another', () =>
     withServer(answersOk, async (server) => {
       const client = openClient()
-      await whole(client.post(server.url, { headers: new Map([['x-name', ' caf\u00e9\t']]), body: 'ab' }))
-      expect(server.last().fields['x-name']).toBe('caf\xe9')
+      await whole(
+        client.post(server.url, { headers: new Map([['x-name', ' \u00a0caf\u00e9\x7f\u00a0\t']]), body: 'ab' }),
+      )
+      expect(server.last().head).toContain('\r\nx-name: \xa0caf\xe9\x7f\xa0\r\n')
       const bad: readonly (readonly [string, string])[] = [
-        ...['\u010d\u010ax-evil: 1', '\u560a\u560d', 'a\r\nx-evil: 1', 'a\nb', 'a\0b', 'a\rb', 'a\x7f'].map(
+        ...['\u010d\u010ax-evil: 1', '\u560a\u560d', 'a\r\nx-evil: 1', 'a\nb', 'a\0b', 'a\rb'].map(
           (value) => ['x-name', value] as const,
         ),
         ...['', 'a b', 'a:', 'a\r\nx-evil', 'X-Name', 'Content-Length', 'n\u00e4me'].map(
@@ -116,7 +118,7 @@ describe('the request', () => {
         await expect(client.post(server.url, { headers: new Map([field]) }).answer).rejects.toMatchObject({
           code: 'HTTP_BAD_FIELD',
         })
-      expect(server.last().fields['x-name']).toBe('caf\xe9')
+      expect(server.last().head).toContain('\r\nx-name: \xa0caf\xe9\x7f\xa0\r\n')
       client.close()
     }))
 
