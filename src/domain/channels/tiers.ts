@@ -75,18 +75,18 @@ export function drawNext(
 
 function drawFrom(tier: Tier, random: () => number, obstacles: Obstacles): Channel | undefined {
   const { isTried, isCooling, enter } = obstacles
-  const first = draw(tier, random)
-  if (!first || (!isTried(first) && enter(first))) return first
-  const refused = new Set<Channel>(isTried(first) ? [] : [first])
+  // Nearly always the first one drawn serves.
+  let refused: Set<Channel> | undefined
+  const isOut = (channel: Channel): boolean => isTried(channel) || refused?.has(channel) === true
   const draws = tier.channels.length > SMALL_TIER ? DRAWS : 1
-  for (let n = 1; n < draws; n++) {
+  for (let n = 0; n < draws; n++) {
     const channel = draw(tier, random)
     if (!channel) return undefined
-    if (isTried(channel) || refused.has(channel)) continue
+    if (isOut(channel)) continue
     if (enter(channel)) return channel
+    refused ??= new Set()
     refused.add(channel)
   }
-  const isOut = (channel: Channel): boolean => isTried(channel) || refused.has(channel)
   const warm = draw(
     narrow(tier, (channel) => !isOut(channel) && !isCooling(channel)),
     random,

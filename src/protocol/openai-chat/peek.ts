@@ -77,19 +77,8 @@ export function countable(json: unknown): Countable {
   }
   const tools = listOf(body['tools'])
   const functions = listOf(body['functions'])
-  for (const tool of tools) countTool(tool, texts)
-  for (const tool of functions) countTool(tool, texts)
-  const { images, audios, videos, files } = media
-  return {
-    texts,
-    messages: messages.length,
-    names,
-    tools: tools.length + functions.length,
-    images,
-    audios,
-    videos,
-    files,
-  }
+  for (const list of [tools, functions]) for (const tool of list) countTool(tool, texts)
+  return { texts, messages: messages.length, names, tools: tools.length + functions.length, ...media }
 }
 
 function addText(texts: string[], value: unknown): void {
