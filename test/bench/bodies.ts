@@ -77,7 +77,8 @@ async function measureKind(rig: Rig, upstream: Program, kind: Kind, sizes: BodyS
     const gateway = await openGateway(options)
     try {
       await gateway.admin.channel({ name: 'large bodies', baseUrl: upstream.url, models: [MODEL] })
-      await gateway.settled(await measureRound(rig, { ...gateway, pid: gateway.workerPid }, kind, sizes, own))
+      const calls = await measureRound(rig, { ...gateway, pid: gateway.workerPid }, kind, sizes, own)
+      await gateway.settled(calls, calls)
     } finally {
       await gateway.close()
     }

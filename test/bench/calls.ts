@@ -20,6 +20,8 @@ export const NAMES = { sqlite: 'SQLite', cluster: 'MariaDB and Redis' } as const
 const SPREAD_CALL = 'small call'
 const HOT_KEY_CALL = 'small call on one hot key'
 
+/** Of what Headgate gets: others are compiled as they go, too. */
+const LEAST_WARM_UP = 1 / 8
 /** Each gets calls for about the same time: `share` of what Headgate gets. */
 const OTHERS = [
   { name: 'Portkey', start: startPortkey, share: 1 / 20, aim: { kind: 'at most × reference', times: 1 / 20 } },
@@ -62,7 +64,7 @@ export async function measureCalls(rig: Rig, gateways: readonly Gateway[], sizes
     const without = [bare, ...others.flatMap((other) => other.target ?? [])]
     // All at once: nothing is measured yet.
     await Promise.all([
-      ...without.map((each) => call(rig, each, WARM_UP.short * Math.min(1, each.share))),
+      ...without.map((each) => call(rig, each, sizes.warmUp * Math.max(LEAST_WARM_UP, Math.min(1, each.share)))),
       ...gateways.map((gateway) => warmUp(rig, gateway, sizes.warmUp)),
     ])
     const all = [...without, ...targets]

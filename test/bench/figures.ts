@@ -14,6 +14,7 @@ import { measureStalled } from './stalled.ts'
 import { measureStart } from './start.ts'
 import { measureStreams } from './streams.ts'
 import type { Row } from './table.ts'
+import { measureUpstreams } from './upstreams.ts'
 import { measureWorkers } from './workers.ts'
 
 export interface Figure {
@@ -71,6 +72,18 @@ export const FIGURES: readonly Figure[] = [
         quick: { rounds: 2, calls: 8_000, warmUp: WARM_UP.short, workers: [2], spread: SPREAD.quick },
       },
       async (rig, shared, sizes) => measureWorkers(rig, await shared(), sizes),
+    ),
+    isLong: true,
+  },
+  {
+    ...figure(
+      'upstreams',
+      'Slow and failing upstreams',
+      {
+        full: { rounds: 3, calls: 20_000, warmUp: WARM_UP.short, spread: SPREAD.full },
+        quick: { rounds: 2, calls: 8_000, warmUp: WARM_UP.short, spread: SPREAD.quick },
+      },
+      measureUpstreams,
     ),
     isLong: true,
   },

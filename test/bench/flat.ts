@@ -1,12 +1,12 @@
 /**
  * Memory that does not grow with time: of the worker under one stream that never seems to end, and under a steady load of
- * small calls at 60 % of what it can do. The slope is the straight line that fits the samples best.
+ * small calls that keeps its main thread busy for 60 % of the time. The slope is the straight line that fits best.
  */
 import { callGateway, warmUp } from './calls.ts'
 import { type Gateway, openGateway } from './gateway.ts'
-import { residentOf } from './processes.ts'
+import { mainThreadCpuOf, residentOf } from './processes.ts'
 import type { Rig } from './rig.ts'
-import type { Row } from './table.ts'
+import { median, type Row } from './table.ts'
 import { type Dialect, streamWrites } from './wire.ts'
 
 export interface FlatSizes {
@@ -22,9 +22,12 @@ const WARM_UP_TOKENS = 100_000
 const STREAM_AIM_MB = 10
 /** Until all that a stream or a load needs is there, samples do not count: this part of the whole time. */
 const BEGINNING = 0.25
-const SLICE_SECONDS = 10
+const SLICE_SECONDS = 60
 const CAPACITY_CALLS = 20_000
 const LOAD_SHARE = 0.6
+/** A call takes more CPU the fewer there are, so the pace is found in steps. */
+const PACE_TRIALS = 3
+const PACE_TRIAL_SECONDS = 5
 const DIALECTS = [
   { dialect: 'chat', name: 'forwarded' },
   { dialect: 'claude', name: 'converted' },
@@ -62,10 +65,11 @@ export async function measureFlat(rig: Rig, sizes: FlatSizes): Promise<readonly 
       rows.push(
         { figure: `${figure}: small calls`, unit: '1/s', values: [perSecond] },
         { figure: `${figure}: worker, most`, unit: 'MB', values: [Math.max(...samples.map(({ mb }) => mb))] },
+        { figure: `${figure}: worker`, unit: 'MB', values: byTheMinute(samples).map(({ mb }) => mb) },
         {
           figure: `${figure}: worker grows in an hour`,
           unit: 'MB',
-          values: [slopeOf(samples) * 3_600_000],
+          values: [slopeOf(byTheMinute(samples)) * 3_600_000],
           aim: { kind: 'at most', value: 20 },
         },
       )
@@ -85,16 +89,23 @@ async function oneStream(rig: Rig, gateway: Gateway, dialect: Dialect, tokens: n
 }
 
 async function steadyLoad(rig: Rig, gateway: Gateway, minutes: number) {
-  const { url, keys } = gateway
+  const { url, keys, workerPid } = gateway
+  const calls = async (perSecond: number, seconds: number): Promise<void> => {
+    const count = perSecond * seconds
+    await rig.time({ kind: 'timed', url, keys, perSecond, count, unmeasured: count })
+    await gateway.settled(count)
+  }
   await warmUp(rig, gateway)
-  const perSecond = Math.round((await callGateway(rig, gateway, CAPACITY_CALLS)) * LOAD_SHARE)
-  const count = perSecond * SLICE_SECONDS
+  let perSecond = Math.round(((await callGateway(rig, gateway, CAPACITY_CALLS)) * LOAD_SHARE) / 2)
+  for (let trial = 0; trial < PACE_TRIALS; trial++) {
+    const start = await mainThreadCpuOf(workerPid)
+    await calls(perSecond, PACE_TRIAL_SECONDS)
+    const busy = ((await mainThreadCpuOf(workerPid)) - start) / 1e6 / PACE_TRIAL_SECONDS
+    perSecond = Math.round((perSecond * LOAD_SHARE) / busy)
+  }
   const endsAtMs = performance.now() + minutes * 60_000
-  const samples = await sampled(gateway.workerPid, async () => {
-    while (performance.now() < endsAtMs) {
-      await rig.time({ kind: 'timed', url, keys, perSecond, count, unmeasured: count })
-      await gateway.settled(count)
-    }
+  const samples = await sampled(workerPid, async () => {
+    while (performance.now() < endsAtMs) await calls(perSecond, SLICE_SECONDS)
   })
   return { samples, perSecond }
 }
@@ -120,6 +131,13 @@ const bytesOf = (tokens: number): number =>
   Math.round((tokens * [...streamWrites({ id: 1, chunks: 2, paceMs: 0 })][1]!.length) / 1e6)
 
 const lengthOf = (samples: readonly Sample[]): number => (samples.at(-1)?.at ?? 0) - (samples[0]?.at ?? 0)
+
+/** The median of each minute: a moment in which calls piled up is none in which memory grew. */
+const byTheMinute = (samples: readonly Sample[]): readonly Sample[] =>
+  [...Map.groupBy(samples, ({ at }) => Math.floor(at / 60_000))].map(([minute, some]) => ({
+    at: minute * 60_000,
+    mb: median(some.map(({ mb }) => mb)),
+  }))
 
 /** Least squares, in MB per millisecond; 0 where there are too few samples for a line. */
 function slopeOf(samples: readonly Sample[]): number {

@@ -10,7 +10,7 @@ import { type AdminClient, createAdminClient } from '../support/admin-client.ts'
 import { eventually } from '../support/eventually.ts'
 import { createNode } from '../support/node.ts'
 import { mariadb, redis, type SqlServer } from '../support/services.ts'
-import { MODEL } from './wire.ts'
+import { LEDGER_PATH, MODEL, type MockLedger } from './wire.ts'
 
 /** What a node stands on: a file, as it does by default, or what every node of a cluster has. */
 export type Engine = 'sqlite' | 'cluster'
@@ -30,8 +30,12 @@ export interface Gateway {
   readonly startMs: number
   /** Its set-up and whatever else an operator does. */
   readonly admin: AdminClient
-  /** Waits until the database has exactly these calls more than before. @throws Error when it has others, or wrong sums */
-  settled(calls: number): Promise<void>
+  /**
+   * Waits until the database has exactly these calls more than before.
+   * @param unknown how many of them the mock did not serve to the end: else their usage must be what it says, to the token
+   * @throws Error when it has others, or wrong sums
+   */
+  settled(calls: number, unknown?: number): Promise<void>
   /** How many it has served so far, that were waited for. */
   served(): number
   /** Ends it as an operator would, and removes it. */
@@ -61,10 +65,14 @@ export interface Spread {
 /** Quota units; the most that one grant may be. */
 const WALLET = 2_000_000_000
 const SETTLE_MS = 60_000
+/** Of channels that were made otherwise. */
+const UPSTREAM_KEY = 'upstream-key'
 
 export async function openGateway(options: GatewayOptions): Promise<Gateway> {
   const { engine, upstreamUrl, workers = 1, users = 1, keysPerUser = 1, channels = 1 } = options
   const folder = await mkdtemp(join(options.folder, 'gateway-'))
+  // The mock keeps its ledger by key. One that was made before has the key that it was made with.
+  const upstreamKey = options.on?.keys ? UPSTREAM_KEY : `upstream ${crypto.randomUUID()}`
   const database = engine === 'cluster' ? await clusterServers(options.on) : fileDatabase(join(folder, 'bench.db'))
   const node = await createNode({
     env: { WORKERS: String(workers), LOG_LEVEL: 'info', ...database.env, ...options.env },
@@ -75,10 +83,10 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
     await node.ready(60_000)
     const startMs = performance.now() - startedAtMs
     const admin = createAdminClient(() => node.url)
-    const keys = options.on?.keys ?? (await setUp(admin, { upstreamUrl, users, keysPerUser, channels }))
+    const keys = options.on?.keys ?? (await setUp(admin, { upstreamUrl, upstreamKey, users, keysPerUser, channels }))
     const [workerPid] = await node.workerPids()
     const books = await database.open()
-    const settled = await createSettled(books.number)
+    const settled = await createSettled(books.number, new URL(LEDGER_PATH, upstreamUrl).href, upstreamKey)
     let served = 0
     return {
       engine,
@@ -90,8 +98,8 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
       keys,
       startMs,
       admin,
-      async settled(calls) {
-        await settled(calls)
+      async settled(calls, unknown) {
+        await settled(calls, unknown)
         served += calls
       },
       served: () => served,
@@ -111,11 +119,18 @@ export async function openGateway(options: GatewayOptions): Promise<Gateway> {
 /** @returns the keys */
 async function setUp(
   admin: AdminClient,
-  made: Required<Pick<GatewayOptions, 'upstreamUrl' | 'users' | 'keysPerUser' | 'channels'>>,
+  made: Required<Pick<GatewayOptions, 'upstreamUrl' | 'users' | 'keysPerUser' | 'channels'>> & {
+    readonly upstreamKey: string
+  },
 ): Promise<readonly string[]> {
   await admin.setUp()
   for (let number = 1; number <= made.channels; number++)
-    await admin.channel({ name: `upstream ${number}`, baseUrl: made.upstreamUrl, models: [MODEL] })
+    await admin.channel({
+      name: `upstream ${number}`,
+      baseUrl: made.upstreamUrl,
+      key: made.upstreamKey,
+      models: [MODEL],
+    })
   // Side by side, because most of it is hashing passwords.
   const keys = await Promise.all(
     Array.from({ length: made.users }, async () => {
@@ -181,25 +196,53 @@ async function clusterServers(on: GatewayOptions['on']): Promise<BenchDatabase> 
   }
 }
 
-/** Nothing is won by leaving something out: each call is counted, has its row, and was paid. */
-async function createSettled(number: (query: string) => Promise<number>): Promise<(calls: number) => Promise<void>> {
+/** Nothing is won by leaving something out: each call is counted, has its row, and was paid for what the mock says it took. */
+async function createSettled(number: (query: string) => Promise<number>, ledgerUrl: string, upstreamKey: string) {
   const requestsNow = () => number('select coalesce(sum(request_count), 0) from users')
   const quotaNow = () => number('select sum(used_quota) from users')
   const lastLogId = () => number('select coalesce(max(id), 0) from logs')
-  const before = { requests: await requestsNow(), quota: await quotaNow(), logId: await lastLogId() }
-  return async (calls) => {
-    const requests = before.requests + calls
-    const rowsAfter = `from logs where type = 2 and id > ${before.logId}`
+  /** A row for each worker, so that the database does not work for who waits; log rows come last. */
+  const appliedNow = () => number("select coalesce(sum(seq), 0) from ledger_applied where part = 'log'")
+  const ledgerNow = async (): Promise<MockLedger> => {
+    const ledger = (await (await fetch(ledgerUrl)).json()) as Readonly<Record<string, MockLedger>>
+    return ledger[`Bearer ${upstreamKey}`] ?? { calls: 0, promptTokens: 0, completionTokens: 0 }
+  }
+  const look = async () => ({
+    requests: await requestsNow(),
+    quota: await quotaNow(),
+    logId: await lastLogId(),
+    applied: await appliedNow(),
+    ledger: await ledgerNow(),
+  })
+  let before = await look()
+  return async (calls: number, unknown = 0): Promise<void> => {
     await eventually(
       'every call has come to the database',
-      async () => (await requestsNow()) >= requests && (await number(`select count(*) ${rowsAfter}`)) >= calls,
-      { withinMs: SETTLE_MS, everyMs: 50 },
+      async () => (await appliedNow()) >= before.applied + calls,
+      {
+        withinMs: SETTLE_MS,
+        everyMs: 50,
+      },
     )
-    const rows = await number(`select count(*) ${rowsAfter}`)
-    const quota = await quotaNow()
-    const logged = await number(`select coalesce(sum(quota), 0) ${rowsAfter}`)
-    if (rows !== calls || quota - before.quota !== logged || logged === 0)
-      throw new Error(`${calls} calls left ${rows} rows; ${quota - before.quota} units were charged, ${logged} logged`)
-    Object.assign(before, { requests, quota, logId: await lastLogId() })
+    const after = await look()
+    const logged = (what: string): Promise<number> =>
+      number(`select coalesce(${what}, 0) from logs where type = 2 and id > ${before.logId}`)
+    const rows = await logged('count(*)')
+    const quota = await logged('sum(quota)')
+    const charged = after.quota - before.quota
+    if (rows !== calls || after.requests - before.requests !== calls || charged !== quota || quota === 0)
+      throw new Error(`${calls} calls left ${rows} rows; ${charged} units were charged, ${quota} logged`)
+    const said = JSON.stringify({
+      calls: after.ledger.calls - before.ledger.calls,
+      promptTokens: after.ledger.promptTokens - before.ledger.promptTokens,
+      completionTokens: after.ledger.completionTokens - before.ledger.completionTokens,
+    } satisfies MockLedger)
+    const metered = JSON.stringify({
+      calls,
+      promptTokens: await logged('sum(prompt_tokens)'),
+      completionTokens: await logged('sum(completion_tokens)'),
+    } satisfies MockLedger)
+    if (unknown === 0 && said !== metered) throw new Error(`the mock has served ${said}; metered were ${metered}`)
+    before = after
   }
 }

@@ -16,14 +16,15 @@ import type { Section } from './table.ts'
 
 const NAMES = FIGURES.map(({ name }) => name)
 const LONG = FIGURES.filter(({ isLong }) => isLong).map(({ name }) => name)
-const USAGE = `bun run bench [--quick] [--only <figure>[,<figure>…]] [--engine sqlite|cluster] [--output <folder>] [--profile]
+const USAGE = `bun run bench [--quick] [--only <figure>[,<figure>…]] [--engine sqlite|cluster] [--output <folder>] [--source] [--profile]
 
   --quick     fewer rounds and smaller sizes: under 3 minutes, without ${LONG.join(', ')}
   --only      some of ${NAMES.join(', ')}
   --engine    SQLite alone, or MariaDB and Redis as in a cluster, instead of both
   --output    where bench.json, with every value, and bench.md go instead of .cache/bench/<time>
-  --profile   where the CPU time of calls and streams goes, instead of the table
-  HEADGATE_BINARY=dist/headgate measures the compiled binary`
+  --source    the program as \`bun run dev\` starts it, instead of the compiled binary, which is built first
+  --profile   where the CPU time of calls and streams goes, from source, instead of the table
+  HEADGATE_BINARY=dist/headgate measures that executable; BENCH_MINUTES=30 is how long flat goes on with small calls`
 
 const DIALECTS = ['chat', 'claude'] as const
 const ENGINES: readonly Engine[] = ['sqlite', 'cluster']
@@ -36,6 +37,7 @@ const { values: flags } = parseArgs({
     only: { type: 'string' },
     engine: { type: 'string' },
     output: { type: 'string' },
+    source: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
 })
@@ -47,6 +49,7 @@ if (flags.help || engines.length === 0 || !only.every((name) => NAMES.includes(n
   process.exit(flags.help ? 0 : 2)
 }
 
+const root = join(import.meta.dir, '..', '..')
 const say = (text: string): void => void process.stderr.write(`… ${text}\n`)
 
 async function measure(rig: Rig, figures: readonly Figure[]): Promise<readonly Section[]> {
@@ -103,6 +106,19 @@ async function profile(rig: Rig): Promise<void> {
   }
 }
 
+/** Builds what operators run. @returns its path */
+async function compiled(): Promise<string> {
+  const folder = join(root, '.cache', 'bench', 'binary')
+  const build = Bun.spawn([process.execPath, join(root, 'scripts', 'build.ts'), '--outdir', folder], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  })
+  if ((await build.exited) !== 0) throw new Error('the binary was not built')
+  return join(folder, 'headgate')
+}
+
+// A profile shows names and places of the source.
+if (flags.source || flags.profile) delete process.env['HEADGATE_BINARY']
+else process.env['HEADGATE_BINARY'] ??= await compiled()
 const setting = describeSetting(mode, engines)
 const rig = await openRig()
 try {
@@ -112,7 +128,7 @@ try {
     const sections = await measure(rig, figures)
     console.log(formatReport(setting, sections))
     const time = setting.startedAt.slice(0, 19).replaceAll(':', '')
-    const folder = flags.output ?? join(import.meta.dir, '..', '..', '.cache', 'bench', time)
+    const folder = flags.output ?? join(root, '.cache', 'bench', time)
     say((await writeReport(folder, setting, sections)).join(', '))
     if (sections.some(({ failure }) => failure)) process.exitCode = 1
   }

@@ -15,7 +15,7 @@ const server = Bun.serve({
     const target = body.length > 1_000_000 && upstreamOfLargeBodies ? upstreamOfLargeBodies : upstream
     const answer = await fetch(`${target}${new URL(request.url).pathname}`, {
       method: 'POST',
-      headers: { 'content-type': 'application/json', authorization: 'Bearer upstream-key' },
+      headers: { 'content-type': 'application/json', authorization: 'Bearer reference' },
       body,
       signal: request.signal,
     })

@@ -24,6 +24,7 @@ export interface Setting {
 const NOTES = [
   'Level L2: key check, routing, hold, settle, durable journal, flush to the database, log line per call.',
   'On MariaDB and Redis: as a node of a cluster, with upstream keys encrypted. SQLite: as a node alone, without either.',
+  'Streams, their memory, large bodies, readers that stall, an idle node and memory over time are measured on SQLite: a database has no part in them but at the end of a call.',
   'Unless a row names another, the reference is a bare Bun proxy in the same round: for calls one that parses request and answer, for streams one that reads chunk by chunk.',
   'One value per round; × is the median of the rounds; CPU is user and system time of all processes; MB are 10⁶ bytes resident.',
 ]

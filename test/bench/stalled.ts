@@ -67,7 +67,7 @@ export async function measureStalled(rig: Rig, { rounds, readers }: StalledSizes
       await small(url, keys, supervisorPid, alone)
       await withCrowd(rig, { url, keys, readers }, workerPid, own, () => small(url, keys, supervisorPid, beside))
       // Who left is billed for what was produced until then.
-      await gateway.settled(2 * SMALL.count + readers)
+      await gateway.settled(2 * SMALL.count + readers, readers)
     } finally {
       await gateway.close()
     }

@@ -9,6 +9,14 @@ export const MODEL = 'gpt-4o-mini'
 export const PATHS = { chat: '/v1/chat/completions', claude: '/v1/messages' } as const
 export type Dialect = keyof typeof PATHS
 
+/** What the mock has served to one key, as it knows it. */
+export interface MockLedger {
+  readonly calls: number
+  readonly promptTokens: number
+  readonly completionTokens: number
+}
+export const LEDGER_PATH = '/ledger'
+
 const PROMPT =
   'You are a careful assistant. Answer in one short sentence: which of the planets of the solar system has the most moons?'
 
@@ -22,6 +30,8 @@ export const CALL_BODY = JSON.stringify({
   temperature: 0.2,
   max_tokens: 64,
 })
+
+export const CALL_USAGE = { promptTokens: 43, completionTokens: 11 } as const
 
 /** The upstream's answer to it, about 500 bytes. */
 export const CALL_REPLY = JSON.stringify({
@@ -38,9 +48,9 @@ export const CALL_REPLY = JSON.stringify({
     },
   ],
   usage: {
-    prompt_tokens: 43,
-    completion_tokens: 11,
-    total_tokens: 54,
+    prompt_tokens: CALL_USAGE.promptTokens,
+    completion_tokens: CALL_USAGE.completionTokens,
+    total_tokens: CALL_USAGE.promptTokens + CALL_USAGE.completionTokens,
     prompt_tokens_details: { cached_tokens: 0, audio_tokens: 0 },
     completion_tokens_details: { reasoning_tokens: 0, audio_tokens: 0 },
   },
@@ -74,10 +84,18 @@ export function readOrder(body: string): StreamOrder | undefined {
   return found && { id: found[0]!, chunks: found[1]!, paceMs: found[2]!, padChars: found[3]! }
 }
 
-export const pieceOf = (id: number, chunk: number): string => `${chunk === 0 ? '' : ' '}word-${id}-${chunk}`
+/** Some with what has to be escaped in JSON, as texts of models have. */
+export const pieceOf = (id: number, chunk: number): string =>
+  `${chunk === 0 ? '' : ' '}word-${id}-${chunk}${chunk % 8 === 7 ? ', "so" –\n' : ''}`
+
+export const usageOf = ({ chunks }: StreamOrder): Omit<MockLedger, 'calls'> => ({
+  promptTokens: 12,
+  completionTokens: chunks,
+})
 
 /** One text per write of the mock: a frame per chunk, and one last write with finish, usage and end. */
-export function* streamWrites({ id, chunks, padChars = 0 }: StreamOrder): Generator<string> {
+export function* streamWrites(order: StreamOrder): Generator<string> {
+  const { id, chunks, padChars = 0 } = order
   const frame = (choices: readonly unknown[], usage: unknown = null): string =>
     `data: ${JSON.stringify({ id: `chatcmpl-${id}`, object: 'chat.completion.chunk', created: 1_760_000_000, model: MODEL, choices, usage })}\n\n`
   const pad = 'x'.repeat(padChars)
@@ -85,6 +103,11 @@ export function* streamWrites({ id, chunks, padChars = 0 }: StreamOrder): Genera
     const delta = { ...(chunk === 0 && { role: 'assistant' }), content: pieceOf(id, chunk) + pad }
     yield frame([{ index: 0, delta, finish_reason: null }])
   }
-  const usage = { prompt_tokens: 12, completion_tokens: chunks, total_tokens: 12 + chunks }
+  const { promptTokens, completionTokens } = usageOf(order)
+  const usage = {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+  }
   yield `${frame([{ index: 0, delta: {}, finish_reason: 'stop' }])}${frame([], usage)}data: [DONE]\n\n`
 }

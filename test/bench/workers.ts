@@ -1,8 +1,11 @@
-/** Several workers on the same machine, each as busy as the one: a call must cost no more CPU than there. */
-import { callGateway, serversCpu, warmUp } from './calls.ts'
+/**
+ * Several workers on the same machine, each as busy as the one: a call must cost no more CPU than there. Beside them as many
+ * bare proxies, which share nothing but the machine: what a call costs more there, the machine takes.
+ */
+import { callGateway, callProgram, serversCpu, WARM_UP, warmUp } from './calls.ts'
 import { type Gateway, openGateway, type Spread } from './gateway.ts'
 import { cpuOf } from './processes.ts'
-import type { Rig } from './rig.ts'
+import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
 export interface WorkersSizes {
@@ -24,7 +27,13 @@ export async function measureWorkers(
   const single = gateways.find(({ engine }) => engine === 'cluster')
   if (!single) return []
   const opened: Gateway[] = []
+  const proxies: Program[] = []
   try {
+    while (proxies.length < Math.max(...sizes.workers)) proxies.push(await rig.startReference())
+    const bare = [1, ...sizes.workers].map((count) => ({ some: proxies.slice(0, count), own: [] as number[] }))
+    const cpuOfAll = async (some: readonly Program[]): Promise<number> =>
+      (await Promise.all(some.map(({ pid }) => cpuOf(pid)))).reduce((a, b) => a + b, 0)
+    for (const proxy of proxies) await callProgram(rig, proxy, WARM_UP.short)
     for (const count of sizes.workers)
       opened.push(
         await openGateway({
@@ -43,16 +52,24 @@ export async function measureWorkers(
     }))
     // In turn: seven workers at once are more than a small machine and its database carry, and calls would be refused.
     for (const { gateway } of nodes) await warmUp(rig, gateway, sizes.warmUp)
-    for (let round = 0; round < sizes.rounds; round++)
+    for (let round = 0; round < sizes.rounds; round++) {
+      for (const { some, own } of bare) {
+        const start = await cpuOfAll(some)
+        await Promise.all(some.map((proxy) => callProgram(rig, proxy, sizes.calls / some.length)))
+        own.push(((await cpuOfAll(some)) - start) / sizes.calls)
+      }
       for (const { gateway, own, servers, rate } of nodes) {
         const [ownStart, serversStart] = [await cpuOf(gateway.supervisorPid), await serversCpu(gateway)]
         rate.push(await callGateway(rig, gateway, sizes.calls))
         own.push(((await cpuOf(gateway.supervisorPid)) - ownStart) / sizes.calls)
         servers.push(((await serversCpu(gateway)) - serversStart) / sizes.calls)
       }
+    }
     const [one, ...several] = nodes
-    return several.flatMap(({ gateway, own, servers, rate }): Row[] => {
+    const [oneProxy, ...severalProxies] = bare
+    return several.flatMap(({ gateway, own, servers, rate }, at): Row[] => {
       const label = `${gateway.workers} workers`
+      const besides = severalProxies[at]!
       return [
         {
           figure: `${label}: small call, L2; reference: one worker`,
@@ -62,10 +79,17 @@ export async function measureWorkers(
           aim: { kind: 'at most × reference', times: 1.1 },
         },
         { figure: `${label}: MariaDB and Redis themselves`, unit: 'µs CPU', values: servers, reference: one!.servers },
+        {
+          figure: `${besides.some.length} bare proxies at once: small call; reference: one`,
+          unit: 'µs CPU',
+          values: besides.own,
+          reference: oneProxy!.own,
+        },
         { figure: `${label}: calls per second`, unit: '1/s', values: rate, reference: one!.rate },
       ]
     })
   } finally {
+    for (const proxy of proxies) await proxy.stop()
     for (const gateway of opened) await gateway.close()
   }
 }
