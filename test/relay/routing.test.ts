@@ -257,6 +257,21 @@ describe('operations', () => {
       expect((await count(strict.model)).status).toBe(400)
     })
 
+    test('adds nothing to what was charged, and no more does the test of a channel', async () => {
+      const charged = async (): Promise<number> => {
+        const text = await (await fetch(`${world.app.url}/metrics`)).text()
+        return Number(/^headgate_quota_total (\d+)$/m.exec(text)?.[1])
+      }
+      const { model, channel } = await world.model({ type: PROVIDER.anthropic, behaviour: { usage: { input: 77 } } })
+      await (await world.post(CHAT, ask(model))).text()
+      const before = await charged()
+      expect(before).toBeGreaterThanOrEqual(77)
+      expect((await count(model)).status).toBe(200)
+      await world.app.admin.call('GET', `/api/channel/test/${channel}`)
+      expect(reached(model)).toHaveLength(3)
+      expect(await charged()).toBe(before)
+    })
+
     test('is refused for a model that the key may not use or that nobody serves', async () => {
       const { model } = await world.model()
       const key = await keyWith({ model_limits_enabled: true, model_limits: 'another' })
