@@ -272,6 +272,28 @@ describe('operations', () => {
       expect(await charged()).toBe(before)
     })
 
+    test('is the call that tries a channel out after its cool-down', async () => {
+      const coolDown = 'channel_health_setting.cool_down_seconds'
+      await world.app.admin.options({ [coolDown]: 0.1 })
+      try {
+        const { model, channel } = await world.model({
+          type: PROVIDER.anthropic,
+          behaviour: { status: 500 },
+          fields: { priority: 9 },
+        })
+        await world.channel({ model, type: PROVIDER.anthropic, sentAs: 'of-one-that-is-well' })
+        await eventually('it is left alone', async () => {
+          const before = reached(model).length
+          await count(model)
+          return reached(model).length === before
+        })
+        world.upstream.on(model, {})
+        await eventually('it is tried out', async () => (await world.row(await count(model))).channel === channel)
+      } finally {
+        await world.app.admin.options({ [coolDown]: 10 })
+      }
+    }, 20_000)
+
     test('is refused for a model that the key may not use or that nobody serves', async () => {
       const { model } = await world.model()
       const key = await keyWith({ model_limits_enabled: true, model_limits: 'another' })
