@@ -4,6 +4,7 @@
  */
 import { createConnection as createSocket, type Socket } from 'node:net'
 import mysql, { type ConnectionOptions, type ResultSetHeader } from 'mysql2'
+import { createBag, type Placed } from '../lib/bag.ts'
 import type { MysqlDsn } from './dsn.ts'
 import type { Result } from './engine.ts'
 import { DbError } from './error.ts'
@@ -45,8 +46,11 @@ export interface Wire {
   /** When the server last said something, on the monotonic clock, ms. */
   heardAt(): number
   isOpen(): boolean
-  /** Rejects with the reason when the connection has ended, however it did. */
-  readonly gone: Promise<never>
+  /**
+   * What `work` comes to; rejects with the reason as soon as the connection has ended, however it did. Not a race against
+   * a promise of the connection: that would keep each result as long as the connection lives.
+   */
+  whileOpen<T>(work: Promise<T>): Promise<T>
   /** One statement as text. @throws the driver's error; that of a lost connection has `fatal` */
   say(sql: string): Promise<Result>
   /**
@@ -62,6 +66,10 @@ export interface Wire {
   destroy(reason: Error): void
   /** Says good-bye to the server. */
   close(): void
+}
+
+interface Waiter extends Placed {
+  fail(error: unknown): void
 }
 
 const CONNECT_TIMEOUT_MS = 10_000
@@ -112,27 +120,26 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
     },
   })
 
-  const gone = Promise.withResolvers<never>()
-  gone.promise.catch(() => {})
-  const waiting = new Set<(error: unknown) => void>()
+  const waiting = createBag<Waiter>()
   let isOpen = true
+  let endedBy: unknown
   let heardAt = performance.now()
   const end = (error: unknown): void => {
     if (!isOpen) return
     isOpen = false
+    endedBy = error
     socket?.destroy()
-    for (const fail of waiting) fail(error)
-    waiting.clear()
-    gone.reject(error)
+    waiting.each((waiter) => waiter.fail(error))
     onEnd(wire)
   }
   /** Runs a driver call whose callback may never come. */
   const ask = <T>(call: (done: (error: unknown, value: T) => void) => void): Promise<T> =>
     new Promise<T>((resolve, reject) => {
-      if (!isOpen) return reject(new DbError('unavailable', 'the connection to the database is closed'))
-      waiting.add(reject)
+      if (!isOpen) return reject(closedConnection())
+      const waiter = { place: -1, fail: reject }
+      waiting.add(waiter)
       call((error, value) => {
-        waiting.delete(reject)
+        waiting.delete(waiter)
         heardAt = performance.now()
         if (!error) return resolve(value)
         reject(error)
@@ -144,7 +151,13 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
     bornAt: performance.now(),
     heardAt: () => heardAt,
     isOpen: () => isOpen,
-    gone: gone.promise,
+    whileOpen: (work) =>
+      new Promise((resolve, reject) => {
+        if (!isOpen) reject(endedBy ?? closedConnection())
+        const waiter = { place: -1, fail: reject }
+        waiting.add(waiter)
+        work.finally(() => waiting.delete(waiter)).then(resolve, reject)
+      }),
     async say(sql) {
       return resultOf(await ask<unknown>((done) => connection.query({ sql, rowsAsArray: true }, done)))
     },
@@ -156,16 +169,16 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
       return (answers as readonly unknown[]).map(resultOf)
     },
     async *stream(sql) {
-      if (!isOpen) throw new DbError('unavailable', 'the connection to the database is closed')
+      if (!isOpen) throw closedConnection()
       const rows = connection
         .query({ sql, rowsAsArray: true, typeCast: false })
         .stream({ highWaterMark: STREAMED_ROWS })
-      const fail = (error: unknown): void => void rows.destroy(error as Error)
-      waiting.add(fail)
+      const waiter = { place: -1, fail: (error: unknown): void => void rows.destroy(error as Error) }
+      waiting.add(waiter)
       try {
         for await (const row of rows) yield row as readonly (Buffer | null)[]
       } finally {
-        waiting.delete(fail)
+        waiting.delete(waiter)
       }
     },
     ping: () => ask<void>((done) => connection.ping((error) => done(error, undefined))),
@@ -216,6 +229,8 @@ async function readOwnWrites(wire: Wire): Promise<void> {
   }
   if (isMember) await wire.say('set session wsrep_sync_wait = 1')
 }
+
+const closedConnection = (): DbError => new DbError('unavailable', 'the connection to the database is closed')
 
 const lostConnection = (): Error =>
   Object.assign(new Error('the connection to the database was lost'), { code: 'PROTOCOL_CONNECTION_LOST', fatal: true })

@@ -234,7 +234,7 @@ export function openMysql({ open, pool: poolOptions, statementDeadlineMs, slowMs
       insert: (insert) => ask(insertOf(insert), 'write'),
     }
     try {
-      const result = await Promise.race([work(executor), wire.gone])
+      const result = await wire.whileOpen(work(executor))
       if (broken) throw broken
       phase = 'committing'
       await wire.say('commit')

@@ -109,7 +109,7 @@ export function createCalls(deps: CallsDeps) {
     try {
       checkModel(call)
       const [route] = routesOf(call, trace)
-      const isOffered = route!.candidates.next(0, new Set()) !== undefined
+      const isOffered = route!.candidates.any() !== undefined
       if (!isOffered) {
         await ledger.note(countRecord(call, trace, route!.group, now()))
         return jsonResponse({ input_tokens: call.inputTokens }, call.id, stamp)

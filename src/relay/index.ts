@@ -177,10 +177,12 @@ export function createRelay(deps: RelayDeps) {
       call = await read(request, query, { id, endpoint, caller, startedAtMs })
       admission = caller.limits && (await deps.callLimits.admit(caller.limits, askingOf(call)))
       if (admission?.refusal) throw await refused(call, admission.refusal)
-      const client = { signal: request.signal, hangUp: () => server?.timeout(request, 1), ended: admission?.done }
-      response = endpoint === COUNT_TOKENS ? await calls.count(call, client) : await calls.carry(call, client)
-      // A count may be answered without being carried.
-      if (endpoint === COUNT_TOKENS) admission?.done({ isSuccess: true, tokens: 0 })
+      const isCount = endpoint === COUNT_TOKENS
+      // A count may be answered without being carried, or after it was carried in vain: not the carriage says how it ends.
+      const ended = isCount ? undefined : admission?.done
+      const client = { signal: request.signal, hangUp: () => server?.timeout(request, 1), ended }
+      response = isCount ? await calls.count(call, client) : await calls.carry(call, client)
+      if (isCount) admission?.done({ isSuccess: true, tokens: 0 })
     } catch (thrown) {
       response = errorResponse(asGatewayError(thrown), endpoint.protocol, id, stamp)
       admission?.done({ isSuccess: false, tokens: 0 })

@@ -100,6 +100,7 @@ export function createServe(deps: ServeDeps) {
     if (error && entry.reason === '') entry.reason = reasonOf(error)
     const bill = tally.bill(ending === 'complete')
     const charge = prices.charge(purse.price, bill.usage)
+    const quota = isFree(call) ? 0 : charge.quota
     const record = consumedRecord(
       {
         call,
@@ -120,7 +121,7 @@ export function createServe(deps: ServeDeps) {
       at,
     )
     try {
-      await purse.hold.settle({ quota: isFree(call) ? 0 : charge.quota, record })
+      await purse.hold.settle({ quota, record })
       running.billedTokens = isFree(call) ? 0 : charge.promptTokens + charge.completionTokens
     } catch (failure) {
       log.error('a charge was not journalled; the call ends in an error', { requestId: call.id, error: failure })
@@ -133,7 +134,7 @@ export function createServe(deps: ServeDeps) {
       code: error?.code ?? '',
       inputTokens,
       outputTokens,
-      quota: charge.quota,
+      quota,
     })
     deps.onCall?.(report)
     log.info('call', {
@@ -148,7 +149,7 @@ export function createServe(deps: ServeDeps) {
       ms: Math.round(report.durationMs),
       inputTokens,
       outputTokens,
-      quota: charge.quota,
+      quota,
       ...(built.losses.length > 0 && { losses: built.losses.length }),
     })
   }

@@ -157,7 +157,8 @@ if (engine) {
     const writes = async (env: Readonly<Record<string, string>>): Promise<number> => {
       let perCall = 0
       await within({ slaves: 0, redis: 'none', env }, async (cluster) => {
-        const { key } = await furnish(cluster)
+        // Enough for the calls of 26 seconds.
+        const { key } = await furnish(cluster, 100_000 * PRICE)
         const url = cluster.nodes.map((node) => node.url)
         // An account is hot once its acquires have grown to what it spends.
         await callFor(6_000, url, key)

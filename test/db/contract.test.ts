@@ -86,6 +86,21 @@ for (const engine of ENGINES) {
         expect(await quotaOf(id)).toBe(6)
       })
 
+      test('leaves nothing of its result on the connection, which lives on', async () => {
+        const { users } = db.tables
+        const id = await newUser(5)
+        const results: WeakRef<object>[] = []
+        for (let n = 0; n < 100; n++) {
+          const read = (tx: Db) => tx.select({ quota: users.quota }).from(users).where(eq(users.id, id))
+          results.push(new WeakRef(await db.transaction(read)))
+        }
+        const areGone = (): boolean => {
+          Bun.gc(true)
+          return results.filter((result) => result.deref()).length < 10
+        }
+        await eventually('they are gone', areGone, { withinMs: 2_000 })
+      })
+
       test('sees its own writes; nobody else does before the commit, and nobody waits for it to read', async () => {
         const id = await newUser(1)
         const { users } = db.tables

@@ -37,7 +37,7 @@ function fakeServer(room: number) {
       bornAt: performance.now(),
       heardAt: () => heardAt,
       isOpen: () => isOpen,
-      gone: silence.promise,
+      whileOpen: (work) => work,
       say: async () => ({ rows: [], affectedRows: 0, insertId: 0 }),
       sayAll: async () => [],
       stream: async function* () {},

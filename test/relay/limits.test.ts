@@ -7,7 +7,7 @@ import type { MadeKey, MadeUser } from '../support/admin-client.ts'
 import { HAS_SERVERS } from '../support/engines.ts'
 import { eventually } from '../support/eventually.ts'
 import { startRedis } from '../support/services.ts'
-import { ask, CHAT, MESSAGES, openRelayWorld, type RelayWorld, readUntil } from './world.ts'
+import { ask, CHAT, MESSAGES, openRelayWorld, PROVIDER, type RelayWorld, readUntil } from './world.ts'
 
 const PLENTY = 100_000_000
 let world: RelayWorld
@@ -252,6 +252,28 @@ describe('limits', () => {
       expect([count(served, 200), count(served, 429)]).toEqual([4, 1])
       // The keys of others are bound by the numbers for all.
       expect(await statusOf(call(world.app.key, model))).toBe(200)
+    } finally {
+      await world.app.admin.options({ ModelRequestRateLimitEnabled: false })
+    }
+  })
+
+  test('of the options count as served a count of tokens that is our own since the upstream failed', async () => {
+    const { key, user } = await someone()
+    const group = `limited-${user.id}`
+    await world.app.admin.call('PUT', '/api/user/', { id: user.id, group })
+    await world.app.admin.options({
+      GroupRatio: { default: 1, [group]: 1 },
+      ModelRequestRateLimitEnabled: true,
+      ModelRequestRateLimitSuccessCount: 1_000_000,
+      ModelRequestRateLimitGroup: { [group]: [12, 2] },
+    })
+    try {
+      const { model, channel } = await world.model({ type: PROVIDER.anthropic, behaviour: { status: 404 } })
+      await world.app.admin.call('PUT', '/api/channel/', { id: channel, group: `default,${group}` })
+      const statuses: number[] = []
+      for (let n = 0; n < 4; n += 1) statuses.push(await statusOf(call(key, model, {}, `${MESSAGES}/count_tokens`)))
+      expect(statuses).toEqual([200, 200, 429, 429])
+      expect(heardOf(model)).toBe(2)
     } finally {
       await world.app.admin.options({ ModelRequestRateLimitEnabled: false })
     }

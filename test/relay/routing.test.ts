@@ -257,6 +257,43 @@ describe('operations', () => {
       expect((await count(strict.model)).status).toBe(400)
     })
 
+    test('adds nothing to what was charged, and no more does the test of a channel', async () => {
+      const charged = async (): Promise<number> => {
+        const text = await (await fetch(`${world.app.url}/metrics`)).text()
+        return Number(/^headgate_quota_total (\d+)$/m.exec(text)?.[1])
+      }
+      const { model, channel } = await world.model({ type: PROVIDER.anthropic, behaviour: { usage: { input: 77 } } })
+      await (await world.post(CHAT, ask(model))).text()
+      const before = await charged()
+      expect(before).toBeGreaterThanOrEqual(77)
+      expect((await count(model)).status).toBe(200)
+      await world.app.admin.call('GET', `/api/channel/test/${channel}`)
+      expect(reached(model)).toHaveLength(3)
+      expect(await charged()).toBe(before)
+    })
+
+    test('is the call that tries a channel out after its cool-down', async () => {
+      const coolDown = 'channel_health_setting.cool_down_seconds'
+      await world.app.admin.options({ [coolDown]: 0.1 })
+      try {
+        const { model, channel } = await world.model({
+          type: PROVIDER.anthropic,
+          behaviour: { status: 500 },
+          fields: { priority: 9 },
+        })
+        await world.channel({ model, type: PROVIDER.anthropic, sentAs: 'of-one-that-is-well' })
+        await eventually('it is left alone', async () => {
+          const before = reached(model).length
+          await count(model)
+          return reached(model).length === before
+        })
+        world.upstream.on(model, {})
+        await eventually('it is tried out', async () => (await world.row(await count(model))).channel === channel)
+      } finally {
+        await world.app.admin.options({ [coolDown]: 10 })
+      }
+    }, 20_000)
+
     test('is refused for a model that the key may not use or that nobody serves', async () => {
       const { model } = await world.model()
       const key = await keyWith({ model_limits_enabled: true, model_limits: 'another' })

@@ -32,7 +32,7 @@ export interface Candidates {
    * @returns undefined when every candidate was tried
    */
   next(attempt: number, tried: ReadonlySet<number>): Channel | undefined
-  /** One of the best tier, for those who call nobody. */
+  /** One of the best that can do what is asked, for those who call nobody: it is not entered. */
   any(): Channel | undefined
   /** Some of them: as many as a person reads. */
   readonly leftOut: readonly LeftOut[]
@@ -133,7 +133,7 @@ const indexOf = (
       return {
         leftOut: isQuiet ? leftOut : [...leftOut, ...cooling(group, family)],
         isEmpty: found.tiers.length === 0,
-        any: () => found.tiers[0]?.channels[0],
+        any: () => offering.tiers.find(({ channels }) => channels.length > 0)?.channels[0],
         next: isQuiet
           ? (attempt, tried) =>
               drawNext(offering.tiers, attempt, random, { ...FREE, isTried: ({ id }) => tried.has(id) })
@@ -335,7 +335,7 @@ const only = (channel: Channel, operation: CandidatesQuery['operation']): Candid
   return {
     leftOut: isAble ? [] : [{ channelId: channel.id, reason: notOffered(operation?.name ?? '') }],
     isEmpty: false,
-    any: () => channel,
+    any: () => (isAble ? channel : undefined),
     next: (_attempt, tried) => (isAble && !tried.has(channel.id) ? channel : undefined),
   }
 }

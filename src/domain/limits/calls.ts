@@ -4,6 +4,7 @@
  * again, and a call that was not served leaves no success behind. A node that dies renews its places no longer.
  */
 import { GatewayError } from '../../errors.ts'
+import { createBag, type Placed } from '../../lib/bag.ts'
 import type { Clock } from '../../lib/clock.ts'
 import type { Counts } from './counts.ts'
 import type { Limit, Limits } from './limit.ts'
@@ -53,6 +54,18 @@ interface Taken {
   readonly n: number
   readonly remaining: number
   readonly retryAfterMs: number
+  /** Its place, of a limit on calls at once. */
+  readonly held?: Held | undefined
+}
+
+interface Held extends Placed {
+  readonly limit: Limit
+  readonly holder: string
+}
+
+/** What ended calls took, on its way back. */
+interface Giving extends Placed {
+  readonly work: Promise<void>
 }
 
 /** How long the place of a call outlives its node. */
@@ -68,17 +81,17 @@ export function createCallLimits(deps: {
 }): CallLimits {
   const { counts, clock, holdMs = HOLD_MS } = deps
   const places = createPlaces(counts, holdMs)
-  const giving = new Set<Promise<void>>()
+  const giving = createBag<Giving>()
 
   const give = (work: Promise<void>): void => {
-    const tracked = work.finally(() => giving.delete(tracked))
-    giving.add(tracked)
+    const given: Giving = { place: -1, work: work.finally(() => giving.delete(given)) }
+    giving.add(given)
   }
 
   const take = async (limit: Limit, asking: Asking): Promise<Taken> => {
     if (limit.counts === 'concurrency') {
-      const isTaken = await places.take(limit, asking.id)
-      return { limit, isTaken, n: 1, remaining: 0, retryAfterMs: isTaken ? 0 : PLACE_RETRY_MS }
+      const held = await places.take(limit, asking.id)
+      return { limit, isTaken: held !== undefined, n: 1, remaining: 0, retryAfterMs: held ? 0 : PLACE_RETRY_MS, held }
     }
     const n = limit.counts === 'tokens' ? tokensToTake(limit, asking) : 1
     const { taken, used, retryAfterMs } = await counts.take(limit.key, {
@@ -89,9 +102,9 @@ export function createCallLimits(deps: {
     return { limit, isTaken: taken, n, remaining: Math.max(0, limit.limit - used), retryAfterMs }
   }
 
-  const end = async ({ limit, n }: Taken, holder: string, outcome: Outcome | undefined, isLate: boolean) => {
+  const end = async ({ limit, n, held }: Taken, outcome: Outcome | undefined, isLate: boolean) => {
     const { key, windowMs } = limit
-    if (limit.counts === 'concurrency') return places.release(limit, holder)
+    if (held) return places.release(held)
     const change = outcome ? changeAtEnd(limit, n, outcome) : -n
     // What left the window by itself is not given back once more.
     if (change > 0 || (change < 0 && !isLate)) await counts.correct(key, { n: change, windowMs })
@@ -113,7 +126,7 @@ export function createCallLimits(deps: {
         if (!isOpen) return
         isOpen = false
         const passedMs = clock.monotonic() - startedAtMs
-        for (const each of asked) if (each.isTaken) give(end(each, asking.id, outcome, passedMs >= each.limit.windowMs))
+        for (const each of asked) if (each.isTaken) give(end(each, outcome, passedMs >= each.limit.windowMs))
       }
       if (refused.length > 0) finish(undefined)
       return {
@@ -125,7 +138,11 @@ export function createCallLimits(deps: {
     },
     async close() {
       places.close()
-      while (giving.size > 0) await Promise.all(giving)
+      while (giving.size > 0) {
+        const works: Promise<void>[] = []
+        giving.each(({ work }) => works.push(work))
+        await Promise.all(works)
+      }
     },
   }
 }
@@ -171,40 +188,42 @@ function refusalOf(refused: readonly Taken[], asking: Asking): GatewayError {
 
 /** Places of running calls, renewed while they run by one timer, which stands still while there are none. */
 function createPlaces(counts: Counts, holdMs: number) {
-  const held = new Map<string, { readonly limit: Limit; readonly holder: string }>()
+  const held = createBag<Held>()
   let timer: ReturnType<typeof setTimeout> | undefined
   let renewal: Promise<unknown> = Promise.resolve()
 
-  const nameOf = (limit: Limit, holder: string): string => `${limit.key} ${holder}`
-  const ask = (limit: Limit, holder: string): Promise<boolean> =>
+  const ask = ({ limit, holder }: Held): Promise<boolean> =>
     counts.hold(limit.key, { holder, limit: limit.limit, ttlMs: holdMs })
   /** A store that has forgotten them learns of the running calls again. */
   const renew = (): void => {
     timer = undefined
-    renewal = Promise.all([...held.values()].map(({ limit, holder }) => ask(limit, holder))).finally(schedule)
+    const asked: Promise<boolean>[] = []
+    held.each((place) => asked.push(ask(place)))
+    renewal = Promise.all(asked).finally(schedule)
   }
   const schedule = (): void => {
     if (held.size > 0) timer ??= setTimeout(renew, holdMs / 3)
   }
 
   return {
-    async take(limit: Limit, holder: string): Promise<boolean> {
-      const isTaken = await ask(limit, holder)
-      if (!isTaken) return false
-      held.set(nameOf(limit, holder), { limit, holder })
+    /** @returns undefined when all places are taken */
+    async take(limit: Limit, holder: string): Promise<Held | undefined> {
+      const place = { place: -1, limit, holder }
+      if (!(await ask(place))) return undefined
+      held.add(place)
       schedule()
-      return true
+      return place
     },
-    async release(limit: Limit, holder: string): Promise<void> {
-      held.delete(nameOf(limit, holder))
+    async release(place: Held): Promise<void> {
+      held.delete(place)
       // A renewal that is under way must not come after the release.
       await renewal
-      await counts.release(limit.key, holder)
+      await counts.release(place.limit.key, place.holder)
     },
     close(): void {
       clearTimeout(timer)
       timer = undefined
-      held.clear()
+      held.each((place) => held.delete(place))
     },
   }
 }
