@@ -309,9 +309,10 @@ export function createSupply(deps: {
       amount: number,
       options: { readonly signal?: AbortSignal; readonly isPatient?: boolean; readonly untilMs?: number },
     ): Promise<void> {
-      const { signal, isPatient = false, untilMs = clock.monotonic() + waitMs() } = options
+      const nowMs = clock.monotonic()
+      const { signal, isPatient = false, untilMs = nowMs + waitMs() } = options
       if (account.waiters.length === 0 && tryLeased(account, amount)) return Promise.resolve()
-      if (isRefused(account, amount, clock.monotonic())) return Promise.reject(insufficient(account))
+      if (isRefused(account, amount, nowMs)) return Promise.reject(insufficient(account))
       if (isClosed) return Promise.reject(new GatewayError('shutting_down'))
       if (signal?.aborted) return Promise.reject(new GatewayError('client_closed_request'))
       const done = Promise.withResolvers<void>()
@@ -336,10 +337,13 @@ export function createSupply(deps: {
         },
       }
       const onAbort = (): void => waiter.refuse(new GatewayError('client_closed_request'))
-      const timer = setTimeout(
-        () => waiter.refuse(unavailable(new Error('no money and no proof in time'), 1)),
-        Math.max(0, untilMs - clock.monotonic()),
-      )
+      const lastMs = options.untilMs ?? nowMs + WAIT_MAX_MS
+      /** A database that is being asked answers, or says that it cannot: under load it may only be slow. */
+      const giveUp = (): void => {
+        if (account.operation && clock.monotonic() < lastMs) timer = setTimeout(giveUp, RETRY_MS)
+        else waiter.refuse(unavailable(new Error('no money and no proof in time'), 1))
+      }
+      let timer = setTimeout(giveUp, Math.max(0, untilMs - nowMs))
       signal?.addEventListener('abort', onAbort)
       account.waiters.push(waiter)
       void serveQueue(account)
