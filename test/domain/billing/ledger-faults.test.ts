@@ -214,6 +214,30 @@ if (SERVER_ENGINE)
       await world.close()
     })
 
+    test('a database that is slow to give what is there refuses nobody', async () => {
+      const world = await createWorld(SERVER_ENGINE!)
+      const payer = await world.payer({ wallet: 10_000 })
+      const ledger = await world.ledger()
+      const { users } = world.db.tables
+      const locked = Promise.withResolvers<void>()
+      const over = Promise.withResolvers<void>()
+      const other = world.db.transaction(
+        async (tx) => {
+          await tx.lock(tx.select({ id: users.id }).from(users).where(eq(users.id, payer.userId)))
+          locked.resolve()
+          await over.promise
+        },
+        { deadlineMs: 10_000 },
+      )
+      await locked.promise
+      const held = ledger.hold(payer, 100)
+      // Longer than anybody waits for money or proof that nobody is asked for.
+      setTimeout(over.resolve, 4_000)
+      await (await held).release()
+      await other
+      await world.close()
+    }, 30_000)
+
     test('an extension waits for the database, and works when it comes back', async () => {
       const { world, proxy, db, close } = await proxied()
       const payer = await world.payer({ wallet: 10_000 })
