@@ -19,9 +19,6 @@ const PIECE_BYTES = 256 * 1024
 /** Smaller pieces are cheaper to copy than to send. */
 const SMALL_BYTES = 32 * 1024
 
-export const isUpload = (body: Uint8Array | string | Upload): body is Upload =>
-  typeof body === 'object' && 'pieces' in body
-
 /**
  * @param parts views of bytes, and texts without halves of pairs, such as what `JSON.stringify` makes
  * @param readers of the bytes

@@ -23,7 +23,7 @@ const WARM_UP_MS = 2_000
 const SETTLE_MS = 1_000
 const KEYS = 20
 
-export const BODY_KINDS = {
+const BODY_KINDS = {
   image: 'an image',
   text: 'long texts',
   converted: 'long texts, converted',

@@ -45,7 +45,7 @@ export interface Grown {
 }
 
 /** User `u` has the id `2 + u`; key `k` of user `u` the number `k * users + u` and that plus 1 as id. */
-export const grownKey = (user: number, key: number): string => keyText(key * GROWN.users + user)
+const grownKey = (user: number, key: number): string => keyText(key * GROWN.users + user)
 export const grownUser = (user: number): string => `user${user + 1}`
 export const grownKeyName = (key: number): string => `key${key + 1}`
 export const grownModel = (model: number): string => (model === 0 ? MODEL : `model-${String(model).padStart(2, '0')}`)

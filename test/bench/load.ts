@@ -4,7 +4,7 @@
  */
 import { openConnection, requestOf } from './connection.ts'
 import { runTimed, type TimedJob } from './timed.ts'
-import { CALL_BODY, CALL_REPLY, type Dialect, PATHS, pieceOf, streamBody, streamWrites } from './wire.ts'
+import { CALL_BODY, CALL_REPLY, type Dialect, PATHS, pieceOf, streamBody, streamWrites, withoutUsage } from './wire.ts'
 
 export type Job =
   | {
@@ -86,7 +86,7 @@ export async function runLoad(job: Job): Promise<LoadResult> {
       }
     } finally {
       if (text !== '') openNow--
-      const pieces = job.dialect === 'chat' ? chatPieces(text) : claudePieces(text)
+      const pieces = job.dialect === 'claude' ? claudePieces(text) : chatPieces(text)
       lostEvents += Math.max(0, job.chunks - pieces.length)
     }
     if (!isComplete(job.dialect, text, order)) throw new Error(`stream ${id} differs: …${text.slice(-300)}`)
@@ -125,7 +125,10 @@ const callRequest = ({ url, headers }: Job & { kind: 'calls' }, key: string): Ui
 
 /** The same dialect to the byte; a converted stream by its texts and its last event. */
 function isComplete(dialect: Dialect, text: string, order: { id: number; chunks: number; paceMs: number }): boolean {
-  if (dialect === 'chat') return text === [...streamWrites(order)].join('')
+  if (dialect !== 'claude') {
+    const sent = [...streamWrites(order)].join('')
+    return text === (dialect === 'chat' ? sent : withoutUsage(sent))
+  }
   const expected = Array.from({ length: order.chunks }, (_, chunk) => pieceOf(order.id, chunk)).join('')
   return claudePieces(text).join('') === expected && text.includes('event: message_stop')
 }

@@ -8,6 +8,7 @@ import type { Dialect } from './wire.ts'
 
 /** Until the engine has compiled what is hot. */
 const WARM_UP = 400
+const DIALECTS: readonly Dialect[] = ['chat', 'unasked', 'claude']
 const SHAPE = { open: 100, chunks: 100, paceMs: 20 } as const
 
 export interface StreamSizes {
@@ -20,7 +21,7 @@ export async function measureStreams(rig: Rig, gateway: Gateway, sizes: StreamSi
   const streams = async (url: string, keys: readonly string[], dialect: Dialect, count: number): Promise<void> => {
     await rig.load({ kind: 'streams', url, keys, dialect, streams: count, ...SHAPE })
   }
-  const values = { bare: [] as number[], chat: [] as number[], claude: [] as number[] }
+  const values = { bare: [] as number[], chat: [] as number[], unasked: [] as number[], claude: [] as number[] }
   const measured = async (pid: number, work: () => Promise<void>): Promise<number> => {
     const start = await cpuOf(pid)
     await work()
@@ -34,12 +35,12 @@ export async function measureStreams(rig: Rig, gateway: Gateway, sizes: StreamSi
     // All at once: nothing is measured yet.
     await Promise.all([
       streams(reference.url, ['any'], 'chat', WARM_UP),
-      ...(['chat', 'claude'] as const).map((dialect) => streams(gateway.url, gateway.keys, dialect, WARM_UP)),
+      ...DIALECTS.map((dialect) => streams(gateway.url, gateway.keys, dialect, WARM_UP)),
     ])
-    await gateway.settled(2 * WARM_UP)
+    await gateway.settled(DIALECTS.length * WARM_UP)
     for (let round = 0; round < sizes.rounds; round++) {
       values.bare.push(await measured(reference.pid, () => streams(reference.url, ['any'], 'chat', sizes.streams)))
-      for (const dialect of ['chat', 'claude'] as const)
+      for (const dialect of DIALECTS)
         values[dialect].push(await measured(gateway.supervisorPid, () => through(dialect, sizes.streams)))
     }
   } finally {
@@ -49,6 +50,12 @@ export async function measureStreams(rig: Rig, gateway: Gateway, sizes: StreamSi
   const aim = (times: number) => ({ kind: 'at most × reference', times }) as const
   return [
     { ...common, figure: 'stream chunk, same protocol', values: values.chat, aim: aim(1.5) },
+    {
+      ...common,
+      figure: 'stream chunk, same protocol, to who asks for no usage',
+      values: values.unasked,
+      aim: aim(1.5),
+    },
     { ...common, figure: 'stream chunk, converted', values: values.claude, aim: aim(3) },
   ]
 }

@@ -5,8 +5,12 @@
 
 export const MODEL = 'gpt-4o-mini'
 
-/** The path a client calls, and with it the client's dialect. */
-export const PATHS = { chat: '/v1/chat/completions', claude: '/v1/messages' } as const
+/** The path a client calls, and with it the client's dialect; `unasked` is OpenAI's for those who ask for no usage. */
+export const PATHS = {
+  chat: '/v1/chat/completions',
+  unasked: '/v1/chat/completions',
+  claude: '/v1/messages',
+} as const
 export type Dialect = keyof typeof PATHS
 
 /** What the mock has served to one key, as it knows it. */
@@ -92,6 +96,9 @@ export const usageOf = ({ chunks }: StreamOrder): Omit<MockLedger, 'calls'> => (
   promptTokens: 12,
   completionTokens: chunks,
 })
+
+/** What clients get who did not ask for the usage. */
+export const withoutUsage = (text: string): string => text.replace(/data: [^\n]*"choices":\[\],[^\n]*\n\n/, '')
 
 /** One text per write of the mock: a frame per chunk, and one last write with finish, usage and end. */
 export function* streamWrites(order: StreamOrder): Generator<string> {
