@@ -9,7 +9,8 @@ import type { Rig } from './rig.ts'
 import { median, type Row } from './table.ts'
 import type { TimedJob } from './timed.ts'
 
-const CAPACITY_CALLS = 8_000
+/** Enough that flushes and log rows are part of what is carried: they begin after up to two seconds. */
+const CAPACITY_CALLS = 60_000
 /** Of a schedule of calls, not counted. */
 const BEGINNING_SECONDS = 0.2
 /** In steady state 100 are open at once. */
