@@ -18,7 +18,7 @@ const NAMES = FIGURES.map(({ name }) => name)
 const LONG = FIGURES.filter(({ isLong }) => isLong).map(({ name }) => name)
 const USAGE = `bun run bench [--quick] [--only <figure>[,<figure>…]] [--engine sqlite|cluster] [--output <folder>] [--source] [--profile]
 
-  --quick     fewer rounds and smaller sizes: under 3 minutes, without ${LONG.join(', ')}
+  --quick     fewer rounds and smaller sizes: about 4 minutes, without ${LONG.join(', ')}
   --only      some of ${NAMES.join(', ')}
   --engine    SQLite alone, or MariaDB and Redis as in a cluster, instead of both
   --output    where bench.json, with every value, and bench.md go instead of .cache/bench/<time>
