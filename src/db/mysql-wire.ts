@@ -153,7 +153,7 @@ async function openWire(options: WireOptions, ssl: Ssl, onEnd: (wire: Wire) => v
     isOpen: () => isOpen,
     whileOpen: (work) =>
       new Promise((resolve, reject) => {
-        if (!isOpen) reject(endedBy ?? closedConnection())
+        if (!isOpen) reject(endedBy)
         const waiter = { place: -1, fail: reject }
         waiting.add(waiter)
         work.finally(() => waiting.delete(waiter)).then(resolve, reject)

@@ -4,7 +4,7 @@
  */
 import type { Gateway } from './gateway.ts'
 import { type Optional, startNginxProxy, startPortkey } from './other-proxies.ts'
-import { cpuOf } from './processes.ts'
+import { cpuOf, cpuOfAll } from './processes.ts'
 import type { Work } from './profile.ts'
 import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
@@ -138,8 +138,7 @@ async function measured(rig: Rig, target: Target, calls: number): Promise<void> 
 }
 
 /** Of MariaDB and Redis, µs so far; 0 on SQLite. */
-export const serversCpu = async (gateway?: Gateway): Promise<number> =>
-  (await Promise.all((gateway?.serverPids ?? []).map(cpuOf))).reduce((a, b) => a + b, 0)
+export const serversCpu = (gateway?: Gateway): Promise<number> => cpuOfAll(gateway?.serverPids ?? [])
 
 function rowsOf({ gateway, label, own, servers, rate }: Target, bare: Target): readonly Row[] {
   const cpu = { unit: 'µs CPU', reference: bare.own }

@@ -35,6 +35,10 @@ export async function cpuOf(root: number): Promise<number> {
   return (await treeOf(root)).reduce((sum, stat) => sum + stat.ticks, 0) * TICK_US
 }
 
+/** Of several, added up. */
+export const cpuOfAll = async (pids: readonly number[]): Promise<number> =>
+  (await Promise.all(pids.map(cpuOf))).reduce((a, b) => a + b, 0)
+
 /** The same of the main thread alone, where a Bun process runs its JavaScript. */
 export async function mainThreadCpuOf(pid: number): Promise<number> {
   return ((await statOf(pid, `/proc/${pid}/task/${pid}/stat`))?.ticks ?? 0) * TICK_US

@@ -4,7 +4,7 @@
  */
 import { callGateway, callProgram, serversCpu, WARM_UP, warmUp } from './calls.ts'
 import { type Gateway, openGateway, type Spread } from './gateway.ts'
-import { cpuOf } from './processes.ts'
+import { cpuOf, cpuOfAll } from './processes.ts'
 import type { Program, Rig } from './rig.ts'
 import type { Row } from './table.ts'
 
@@ -31,8 +31,6 @@ export async function measureWorkers(
   try {
     while (proxies.length < Math.max(...sizes.workers)) proxies.push(await rig.startReference())
     const bare = [1, ...sizes.workers].map((count) => ({ some: proxies.slice(0, count), own: [] as number[] }))
-    const cpuOfAll = async (some: readonly Program[]): Promise<number> =>
-      (await Promise.all(some.map(({ pid }) => cpuOf(pid)))).reduce((a, b) => a + b, 0)
     for (const proxy of proxies) await callProgram(rig, proxy, WARM_UP.short)
     for (const count of sizes.workers)
       opened.push(
@@ -54,9 +52,9 @@ export async function measureWorkers(
     for (const { gateway } of nodes) await warmUp(rig, gateway, sizes.warmUp)
     for (let round = 0; round < sizes.rounds; round++) {
       for (const { some, own } of bare) {
-        const start = await cpuOfAll(some)
+        const start = await cpuOfAll(some.map(({ pid }) => pid))
         await Promise.all(some.map((proxy) => callProgram(rig, proxy, sizes.calls / some.length)))
-        own.push(((await cpuOfAll(some)) - start) / sizes.calls)
+        own.push(((await cpuOfAll(some.map(({ pid }) => pid))) - start) / sizes.calls)
       }
       for (const { gateway, own, servers, rate } of nodes) {
         const [ownStart, serversStart] = [await cpuOf(gateway.supervisorPid), await serversCpu(gateway)]

@@ -194,6 +194,20 @@ describe('a caller with limits', () => {
   })
 })
 
+/** Somebody in a group of their own, to which the options grant 12 calls, of which so many are served. */
+async function inLimitedGroup(served: number): Promise<{ readonly key: MadeKey; readonly group: string }> {
+  const { key, user } = await someone()
+  const group = `limited-${user.id}`
+  await world.app.admin.call('PUT', '/api/user/', { id: user.id, group })
+  await world.app.admin.options({
+    GroupRatio: { default: 1, [group]: 1 },
+    ModelRequestRateLimitEnabled: true,
+    ModelRequestRateLimitSuccessCount: 1_000_000,
+    ModelRequestRateLimitGroup: { [group]: [12, served] },
+  })
+  return { key, group }
+}
+
 describe('limits', () => {
   const edit = {
     'an API key': (subject: Subject, rpm: number) =>
@@ -233,15 +247,7 @@ describe('limits', () => {
   })
 
   test('of the options count served calls only where they were served, and all calls from their start', async () => {
-    const { key, user } = await someone()
-    const group = `limited-${user.id}`
-    await world.app.admin.call('PUT', '/api/user/', { id: user.id, group })
-    await world.app.admin.options({
-      GroupRatio: { default: 1, [group]: 1 },
-      ModelRequestRateLimitEnabled: true,
-      ModelRequestRateLimitSuccessCount: 1_000_000,
-      ModelRequestRateLimitGroup: { [group]: [12, 4] },
-    })
+    const { key, group } = await inLimitedGroup(4)
     try {
       const failing = await world.model({ behaviour: { status: 400 } })
       const { model, channel } = await world.model()
@@ -258,15 +264,7 @@ describe('limits', () => {
   })
 
   test('of the options count as served a count of tokens that is our own since the upstream failed', async () => {
-    const { key, user } = await someone()
-    const group = `limited-${user.id}`
-    await world.app.admin.call('PUT', '/api/user/', { id: user.id, group })
-    await world.app.admin.options({
-      GroupRatio: { default: 1, [group]: 1 },
-      ModelRequestRateLimitEnabled: true,
-      ModelRequestRateLimitSuccessCount: 1_000_000,
-      ModelRequestRateLimitGroup: { [group]: [12, 2] },
-    })
+    const { key, group } = await inLimitedGroup(2)
     try {
       const { model, channel } = await world.model({ type: PROVIDER.anthropic, behaviour: { status: 404 } })
       await world.app.admin.call('PUT', '/api/channel/', { id: channel, group: `default,${group}` })
